@@ -1,0 +1,132 @@
+"""Reading a configuration: defaults < YAML file < environment; every fault is reported, not only the first."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_settings import EnvSettingsSource
+
+from infermesh.config.models import ServiceConfig
+
+__all__ = ["ConfigError", "load", "parse"]
+
+MAX_VALUE_CHARACTERS = 80
+
+C = TypeVar("C", bound=ServiceConfig)
+M = TypeVar("M", bound=BaseModel)
+
+
+class ConfigError(Exception):
+    """A configuration that can't be used; the text has one line for each fault: path, what came, what would be right."""
+
+    def __init__(self, source: str, faults: list[str]) -> None:
+        super().__init__(
+            "\n".join([f"{source}: {len(faults)} fault{'s' * (len(faults) != 1)}", *(f"  {f}" for f in faults)])
+        )
+        self.faults = faults
+
+
+def load(kind: type[C], file: Path | None = None, environ: Mapping[str, str] = os.environ) -> C:
+    """The configuration of a service from a file and from variables such as `INFERMESH_PREDICTOR__SERVER__GRPC_PORT`."""
+    prefix = str(kind.model_config["env_prefix"])
+    values = _read_yaml(file) if file else {}
+    overrides = _Environment(kind, environ)()
+    unknown = sorted(
+        name
+        for name in environ
+        if name.upper().startswith(prefix)
+        and name.upper()[len(prefix) :].split("__")[0].lower() not in kind.model_fields
+    )
+    source = f"{file}" if file else "configuration"
+    faults = [f"{name}: no such setting" for name in unknown]
+    try:
+        config = kind.model_validate(_merged(values, overrides), context={"base": file.parent} if file else None)
+    except ValidationError as error:
+        faults += _faults(error)
+    if faults:
+        raise ConfigError(source, faults)
+    return config
+
+
+def parse(kind: type[M], file: Path) -> M:
+    """A part of a configuration that is a file of its own, such as a route table."""
+    source = str(file)
+    try:
+        return kind.model_validate(_read_yaml(file), context={"base": file.parent})
+    except ValidationError as error:
+        raise ConfigError(source, _faults(error)) from None
+
+
+class _Environment(EnvSettingsSource):
+    """pydantic-settings' reading of nested variables, from a given mapping."""
+
+    def __init__(self, kind: Any, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        super().__init__(kind)  # it needs no more of a settings class than fields and model_config
+
+    def _load_env_vars(self) -> Mapping[str, str]:
+        return {name.lower(): value for name, value in self._environ.items()}
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(str(file), [f"can't be read: {error}"]) from None
+    return _parse_yaml(text, str(file))
+
+
+def _parse_yaml(text: str, source: str) -> dict[str, Any]:
+    try:
+        values = yaml.load(text, _UniqueKeys)  # a SafeLoader with one more check
+    except yaml.YAMLError as error:
+        raise ConfigError(source, [f"no valid YAML: {' '.join(str(error).split())}"]) from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(source, [f"expected a mapping of settings, got {type(values).__name__}"])
+    return values
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """A key that stands twice in one mapping is an error: YAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _faults(error: ValidationError) -> list[str]:
+    lines = []
+    for fault in error.errors(include_url=False):
+        path = ".".join(str(part) for part in fault["loc"]) or "(whole)"
+        message = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "extra_forbidden":
+            lines.append(f"{path}: no such setting")
+        elif fault["type"] == "missing":
+            lines.append(f"{path}: required, and not given")
+        elif not fault["loc"]:
+            lines.append(message)
+        else:
+            value = repr(fault["input"])
+            shown = value if len(value) <= MAX_VALUE_CHARACTERS else value[:MAX_VALUE_CHARACTERS] + "…"
+            lines.append(f"{path}: {message}, got {shown}")
+    return lines

@@ -1,0 +1,52 @@
+"""An end for every call."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from dataclasses import dataclass
+
+from infermesh.call import Call
+from infermesh.errors import DeadlineExceeded, quoted
+from infermesh.parameters import TIMEOUT, unsigned
+from infermesh.protocol.open_inference_pb2 import ModelInferRequest, ModelInferResponse
+from infermesh.service import Filter, Infer
+
+__all__ = ["WithinDeadline"]
+
+
+@dataclass
+class WithinDeadline(Filter):
+    """Ends a call at its deadline with DEADLINE_EXCEEDED and cancels what works for it.
+
+    A call without a deadline gets `default_s`; none lasts longer than `maximum_s`. The request parameter `timeout` (int64,
+    microseconds) shortens it, as Triton's clients expect.
+    """
+
+    default_s: float
+    maximum_s: float = math.inf
+
+    async def __call__(self, request: ModelInferRequest, call: Call, then: Infer) -> ModelInferResponse:
+        limit = self.default_s if call.deadline.at == math.inf else self.maximum_s
+        if TIMEOUT in request.parameters:
+            limit = min(limit, unsigned(request, TIMEOUT) / 1e6 or math.inf)  # 0: none, as Triton reads it
+        if limit < call.deadline.remaining():
+            call = call.derive(deadline=call.deadline.at_most(limit))
+        remaining = call.deadline.remaining()
+        if remaining <= 0:
+            raise DeadlineExceeded(
+                f"model {quoted(request.model_name)}: the deadline had passed before work began", rejected=True
+            )
+        timer = asyncio.timeout(remaining)
+        try:
+            async with timer:
+                return await then(request, call)
+        except TimeoutError:
+            if not timer.expired():
+                raise
+            raise DeadlineExceeded(
+                f"model {quoted(request.model_name)}: no answer within {remaining * 1000:.0f} ms"
+            ) from None
+
+    def __repr__(self) -> str:
+        return f"WithinDeadline({self.default_s:g} s)"

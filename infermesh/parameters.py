@@ -1,0 +1,56 @@
+"""Request parameters: which are reserved, and what is wrong with one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from infermesh.errors import InvalidRequest, quoted
+from infermesh.protocol.open_inference_pb2 import InferParameter, ModelInferRequest
+
+__all__ = ["FALLBACK", "MODEL", "PRIORITY", "TIMEOUT", "VARIANT", "check_parameters", "unsigned"]
+
+TIMEOUT = "timeout"
+PRIORITY = "priority"
+
+# What the mesh adds to a response; callers must not rely on any other `infermesh_` key.
+MODEL = "infermesh_model"
+VARIANT = "infermesh_variant"
+FALLBACK = "infermesh_fallback"
+
+
+def check_parameters(request: ModelInferRequest) -> None:
+    """Raise InvalidRequest for a parameter without a value, or a reserved one with a value that it can't have."""
+    if request.parameters:
+        _check(request, request.parameters, "request")
+        for name in (TIMEOUT, PRIORITY):
+            if name in request.parameters:
+                unsigned(request, name)
+    for tensor in request.inputs:
+        if tensor.parameters:
+            _check(request, tensor.parameters, f"input {quoted(tensor.name)}")
+    for output in request.outputs:
+        if output.parameters:
+            _check(request, output.parameters, f"output {quoted(output.name)}")
+
+
+def unsigned(request: ModelInferRequest, name: str) -> int:
+    """The value of a parameter that is a uint64 or a non-negative int64; raises InvalidRequest for anything else."""
+    parameter = request.parameters[name]
+    kind = parameter.WhichOneof("parameter_choice")
+    value = parameter.int64_param if kind == "int64_param" else parameter.uint64_param if kind == "uint64_param" else -1
+    if value < 0:
+        came = f"{kind} {getattr(parameter, kind)!r}"[:64] if kind else "no value"
+        raise InvalidRequest(
+            f"model {quoted(request.model_name)}: parameter {quoted(name)}: expected a uint64 or a non-negative int64, got {came}",
+            reason="PARAMETER_INVALID",
+        )
+    return value
+
+
+def _check(request: ModelInferRequest, parameters: Mapping[str, InferParameter], owner: str) -> None:
+    for name, parameter in parameters.items():
+        if parameter.WhichOneof("parameter_choice") is None:
+            raise InvalidRequest(
+                f"model {quoted(request.model_name)}: {owner}: parameter {quoted(name)}: expected a value, got none",
+                reason="PARAMETER_UNSET",
+            )

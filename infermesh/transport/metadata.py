@@ -1,0 +1,75 @@
+"""Which metadata travels between hops, and how it becomes a `Call` and back.
+
+From a caller at the edge every `x-infermesh-*` key is dropped; between hops of the mesh they are how one tells the next.
+Credentials are read by the edge's filters and are never written.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Sequence
+
+from infermesh.call import Call, Caller
+from infermesh.deadline import NO_DEADLINE, Deadline
+
+__all__ = ["ATTEMPT", "REQUEST_ID", "SHADOW", "TENANT", "VARIANT", "Metadata", "read_call", "write_call"]
+
+REQUEST_ID = "x-request-id"
+TENANT = "x-infermesh-tenant"
+VARIANT = "x-infermesh-variant"
+SHADOW = "x-infermesh-shadow"
+ATTEMPT = "x-infermesh-attempt"
+
+MESH_PREFIX = "x-infermesh-"
+TRACE_KEYS = ("traceparent", "tracestate", "baggage")  # W3C Trace Context and Baggage
+MAX_REQUEST_ID = 128
+
+Metadata = Sequence[tuple[str, str | bytes]]
+
+
+def read_call(metadata: Metadata, time_remaining: float | None, peer: str, *, inside_mesh: bool) -> Call:
+    """The Call of an RPC that came in. A request id is made when the caller sent none, or one that no log line should carry."""
+    found: dict[str, str] = {}
+    for key, value in metadata:
+        if key not in found and type(value) is str:  # binary metadata is nothing that a filter reads
+            found[key] = value
+    request_id = found.get(REQUEST_ID, "")
+    if not request_id or len(request_id) > MAX_REQUEST_ID or not request_id.isprintable():
+        request_id = secrets.token_hex(8)
+    call = Call(
+        NO_DEADLINE if time_remaining is None or time_remaining == math.inf else Deadline.after(time_remaining),
+        metadata=found,
+        request_id=request_id,
+        peer=peer,
+    )
+    if "traceparent" in found or "baggage" in found:
+        call.trace = {key: found[key] for key in TRACE_KEYS if key in found}
+    if inside_mesh:
+        tenant = found.get(TENANT)
+        if tenant:
+            call.caller = Caller(tenant=tenant)
+        call.variant = found.get(VARIANT, "")
+        call.shadow = found.get(SHADOW) == "1"
+        attempt = found.get(ATTEMPT, "")
+        call.attempt = int(attempt) if attempt.isdecimal() and len(attempt) < 4 else 1
+    else:
+        for key in [key for key in found if key.startswith(MESH_PREFIX)]:
+            del found[key]
+    return call
+
+
+def write_call(call: Call) -> list[tuple[str, str]]:
+    """The metadata for the next hop: what the mesh passes on, and nothing else that the caller sent."""
+    metadata = [(REQUEST_ID, call.request_id)] if call.request_id else []
+    if call.variant:
+        metadata.append((VARIANT, call.variant))
+    if call.caller.tenant:
+        metadata.append((TENANT, call.caller.tenant))
+    if call.shadow:
+        metadata.append((SHADOW, "1"))
+    if call.attempt > 1:
+        metadata.append((ATTEMPT, str(call.attempt)))
+    if call.trace:
+        metadata.extend(call.trace.items())
+    return metadata

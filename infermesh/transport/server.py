@@ -1,0 +1,182 @@
+"""The gRPC server of a service: OIP, health and reflection on one port."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha._async import ReflectionServicer
+
+from infermesh.config import PortTaken, ServerConfig
+from infermesh.protocol import open_inference_pb2 as pb
+from infermesh.protocol import open_inference_pb2_grpc as pb_grpc
+from infermesh.service import Stack
+from infermesh.transport.servicer import Malformed, Servicer
+
+__all__ = ["Server"]
+
+OIP = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+HEALTH = health.SERVICE_NAME
+REFLECTION = reflection.SERVICE_NAME
+LIVE = "live"
+
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+_log = logging.getLogger(__name__)
+
+
+class Server:
+    """A port on which a service answers.
+
+    It listens from `start` on, says NOT_SERVING and answers UNAVAILABLE until a service is mounted and `set_ready(True)` is
+    called. `stop` answers every call that it has accepted within the grace. `inside_mesh` means that callers are hops of the
+    mesh, whose `x-infermesh-*` metadata is believed.
+    """
+
+    def __init__(self, name: str, config: ServerConfig, *, inside_mesh: bool) -> None:
+        self.config = config
+        self.port = 0
+        self._servicer = Servicer(name, config.max_in_flight, inside_mesh=inside_mesh)
+        self._health = health.aio.HealthServicer()
+        self._leaving = asyncio.Event()
+        self._server = grpc.aio.server(options=_options(config))
+        registrar: Any = _Registrar(self._server, self._leaving)
+        pb_grpc.add_GRPCInferenceServiceServicer_to_server(self._servicer, registrar)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, registrar)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
+            ReflectionServicer((OIP, HEALTH, REFLECTION)), registrar
+        )
+
+    async def start(self) -> None:
+        """Listen. Raises PortTaken."""
+        address = f"{self.config.host}:{self.config.grpc_port}"
+        try:
+            self.port = self._server.add_insecure_port(address)
+        except RuntimeError:
+            raise PortTaken(f"gRPC port {address} can't be listened on: it is taken, or not allowed") from None
+        await self.set_ready(False)
+        await self._health.set(LIVE, _SERVING)
+        await self._server.start()
+
+    def mount(self, service: Stack) -> None:
+        """From now on this service answers."""
+        self._servicer.service = service
+
+    async def set_ready(self, ready: bool) -> None:
+        """What health and ServerReady say; a change reaches those who watch."""
+        self._servicer.ready = ready
+        for name in ("", OIP):
+            await self._health.set(name, _SERVING if ready else _NOT_SERVING)
+
+    @property
+    def is_ready(self) -> bool:
+        """What health says."""
+        return self._servicer.ready
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no service has been mounted yet."""
+        return self._servicer.service is None
+
+    @property
+    def in_flight(self) -> int:
+        """Inference calls that are being worked on."""
+        return self._servicer.in_flight
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no new call, answer those that were accepted within the grace, end the rest."""
+        self._leaving.set()
+        self._servicer.leave()
+        await self._server.stop(grace_s)
+
+
+class _Registrar:
+    """Stands before grpc's server while servicers are added, and mends two things that generated code leaves to grpc.
+
+    Bytes that are no message reach the method as `Malformed`, to be answered INVALID_ARGUMENT (grpc.aio alone: INTERNAL). Streams
+    that only watch (health, reflection) end when the server leaves: they would hold it for the whole grace.
+    """
+
+    def __init__(self, server: grpc.aio.Server, leaving: asyncio.Event) -> None:
+        self._server = server
+        self._leaving = leaving
+
+    def add_generic_rpc_handlers(self, handlers: tuple[grpc.GenericRpcHandler, ...]) -> None:
+        """Nothing to do: generated code registers the same methods once more, by name."""
+
+    def add_registered_method_handlers(self, service: str, methods: dict[str, grpc.RpcMethodHandler]) -> None:
+        mended = {name: self._mended(method, watching=service != OIP) for name, method in methods.items()}
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, mended),))
+
+    def _mended(self, method: Any, *, watching: bool) -> grpc.RpcMethodHandler:
+        if method.request_streaming and method.response_streaming:
+            behaviour = _until(self._leaving, method.stream_stream) if watching else method.stream_stream
+            make: Callable[..., Any] = grpc.stream_stream_rpc_method_handler
+        elif method.response_streaming:
+            behaviour = _until(self._leaving, method.unary_stream) if watching else method.unary_stream
+            make = grpc.unary_stream_rpc_method_handler
+        else:
+            behaviour, make = method.unary_unary, grpc.unary_unary_rpc_method_handler
+        return make(
+            behaviour,
+            _lenient(method.request_deserializer) if not watching else method.request_deserializer,
+            method.response_serializer,
+        )
+
+
+def _lenient(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    def parsed(data: bytes) -> Any:
+        try:
+            return parse(data)
+        except DecodeError:
+            return Malformed(len(data))
+
+    return parsed
+
+
+def _until(leaving: asyncio.Event, behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Awaitable[None]]:
+    async def watched(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        async def answer() -> None:
+            result = behaviour(request, context)
+            if hasattr(result, "__aiter__"):
+                async for message in result:
+                    await context.write(message)
+            else:
+                await result
+
+        work = asyncio.ensure_future(answer())
+        leave = asyncio.ensure_future(leaving.wait())
+        try:
+            await asyncio.wait({work, leave}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                await work
+            else:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "this replica is leaving")
+        finally:
+            work.cancel()
+            leave.cancel()
+
+    return watched
+
+
+def _options(config: ServerConfig) -> list[tuple[str, Any]]:
+    options: list[tuple[str, Any]] = [
+        ("grpc.so_reuseport", 0),  # a second process on the port is a mistake that must be seen
+        ("grpc.max_send_message_length", config.max_message),
+        ("grpc.max_receive_message_length", config.max_message),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),  # the mesh's own channels ping every 30 s
+        ("grpc.http2.max_ping_strikes", 0),
+    ]
+    if config.max_connection_age:
+        options.append(("grpc.max_connection_age_ms", int(config.max_connection_age * 1000)))
+        options.append(("grpc.max_connection_age_grace_ms", int(config.grace * 1000)))
+    return options
+
+
+_ = reflection_pb2  # registers the reflection service's descriptor, which the reflection servicer looks up by name

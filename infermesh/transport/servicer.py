@@ -1,0 +1,196 @@
+"""The RPCs of OIP on top of an InferenceService."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+import infermesh
+from infermesh.call import Call
+from infermesh.errors import InvalidRequest, MeshError, ResourceExhausted, Unavailable, Unimplemented
+from infermesh.protocol import open_inference_pb2 as pb
+from infermesh.protocol.open_inference_pb2_grpc import GRPCInferenceServiceServicer
+from infermesh.service import Stack
+from infermesh.transport.metadata import read_call
+from infermesh.transport.status import status_of, unforeseen
+from infermesh.transport.stream import answer_in_order
+
+__all__ = ["Malformed", "Servicer"]
+
+EXTENSIONS = ("model_repository", "model_configuration", "statistics", "binary_tensor_data", "parameters")
+OVERLOAD_PUSHBACK_S = 0.1
+
+Context = Any  # grpc.aio.ServicerContext, whose type arguments say nothing here
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """Stands for a request whose bytes are no protobuf message."""
+
+    size_bytes: int
+
+
+def _answered(rpc: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """Turns what a method raises into a status; the RPC's name is the method's."""
+    name = rpc.__name__
+
+    @functools.wraps(rpc)
+    async def answered(self: Servicer, request: Any, context: Context) -> Any:
+        call = self.call(context)
+        try:
+            if type(request) is Malformed:
+                raise InvalidRequest(
+                    f"{name}: the {request.size_bytes} bytes of the request are no protobuf message", reason="MALFORMED"
+                )
+            return await rpc(self, request, call)
+        except MeshError as error:
+            code, text, trailing = status_of(error, self.name)
+        except Exception as error:
+            code, text, trailing = status_of(unforeseen(error, call, name), self.name)
+        return await context.abort(code, text, trailing)
+
+    return answered
+
+
+class Servicer(GRPCInferenceServiceServicer):
+    """Answers for a service, once there is one; counts what is in flight and refuses more than the bound."""
+
+    def __init__(self, name: str, max_in_flight: int, *, inside_mesh: bool) -> None:
+        self.name = name
+        self.service: Stack | None = None
+        self.ready = False
+        self.in_flight = 0
+        self._max_in_flight = max_in_flight
+        self._inside_mesh = inside_mesh
+        self._leaving = asyncio.Event()
+
+    def leave(self) -> None:
+        """End streams after the messages that they have sent us so far."""
+        self._leaving.set()
+
+    def call(self, context: Context) -> Call:
+        return read_call(
+            context.invocation_metadata() or (), context.time_remaining(), context.peer(), inside_mesh=self._inside_mesh
+        )
+
+    @_answered
+    async def ModelInfer(self, request: pb.ModelInferRequest, call: Call) -> pb.ModelInferResponse:
+        self._enter()
+        try:
+            return await self._mounted().infer(request, call)
+        finally:
+            self.in_flight -= 1
+
+    async def ModelStreamInfer(
+        self, requests: AsyncIterator[Any], context: Context
+    ) -> AsyncIterator[pb.ModelStreamInferResponse]:
+        async for answer in answer_in_order(
+            requests, lambda: self.call(context), self._stream, self._leaving, self.name
+        ):
+            yield answer
+        if self._leaving.is_set():
+            await context.abort(grpc.StatusCode.UNAVAILABLE, f"{self.name}: this replica is leaving")
+
+    async def _stream(self, request: pb.ModelInferRequest, call: Call) -> AsyncIterator[pb.ModelInferResponse]:
+        self._enter()
+        try:
+            async for answer in self._mounted().stream(request, call):
+                yield answer
+        finally:
+            self.in_flight -= 1
+
+    @_answered
+    async def ServerLive(self, request: pb.ServerLiveRequest, call: Call) -> pb.ServerLiveResponse:
+        return pb.ServerLiveResponse(live=True)
+
+    @_answered
+    async def ServerReady(self, request: pb.ServerReadyRequest, call: Call) -> pb.ServerReadyResponse:
+        if self.service is not None:
+            await self.service.admit("ServerReady", "", "", call)
+        return pb.ServerReadyResponse(ready=self.ready)
+
+    @_answered
+    async def ServerMetadata(self, request: pb.ServerMetadataRequest, call: Call) -> pb.ServerMetadataResponse:
+        await self._mounted().admit("ServerMetadata", "", "", call)
+        return pb.ServerMetadataResponse(
+            name=f"infermesh-{self.name}", version=infermesh.__version__, extensions=EXTENSIONS
+        )
+
+    @_answered
+    async def ModelReady(self, request: pb.ModelReadyRequest, call: Call) -> pb.ModelReadyResponse:
+        service = self._mounted()
+        await service.admit("ModelReady", request.name, request.version, call)
+        if not request.name:
+            raise InvalidRequest(
+                "model name: expected the name of a model, got an empty one", reason="MODEL_NAME_EMPTY", rejected=True
+            )
+        return pb.ModelReadyResponse(ready=await service.ready(request.name, request.version))
+
+    @_answered
+    async def ModelMetadata(self, request: pb.ModelMetadataRequest, call: Call) -> pb.ModelMetadataResponse:
+        return await self._mounted().metadata(request, call)
+
+    @_answered
+    async def RepositoryIndex(self, request: pb.RepositoryIndexRequest, call: Call) -> pb.RepositoryIndexResponse:
+        return await self._mounted().index(request, call)
+
+    @_answered
+    async def RepositoryModelLoad(
+        self, request: pb.RepositoryModelLoadRequest, call: Call
+    ) -> pb.RepositoryModelLoadResponse:
+        return await self._mounted().load(request, call)
+
+    @_answered
+    async def RepositoryModelUnload(
+        self, request: pb.RepositoryModelUnloadRequest, call: Call
+    ) -> pb.RepositoryModelUnloadResponse:
+        return await self._mounted().unload(request, call)
+
+    @_answered
+    async def ModelConfig(self, request: pb.ModelConfigRequest, call: Call) -> pb.ModelConfigResponse:
+        return await self._mounted().config(request, call)
+
+    @_answered
+    async def ModelStatistics(self, request: pb.ModelStatisticsRequest, call: Call) -> pb.ModelStatisticsResponse:
+        return await self._mounted().statistics(request, call)
+
+    def _mounted(self) -> Stack:
+        if self.service is None:
+            raise Unavailable(
+                f"{self.name}: starting; its models are not loaded yet",
+                reason="STARTING",
+                rejected=True,
+                retry_after_s=1.0,
+            )
+        return self.service
+
+    def _enter(self) -> None:
+        if self.in_flight >= self._max_in_flight:
+            raise ResourceExhausted(
+                f"{self.name}: {self.in_flight} calls are in flight, which is the bound",
+                reason="OVERLOADED",
+                rejected=True,
+                retry_after_s=OVERLOAD_PUSHBACK_S,
+            )
+        self.in_flight += 1
+
+
+def _not_offered(rpc: str, instead: str) -> Callable[..., Awaitable[Any]]:
+    async def refused(self: Servicer, request: Any, call: Call) -> Any:
+        raise Unimplemented(f"{rpc} is not offered: {instead}", rejected=True)
+
+    refused.__name__ = rpc
+    return _answered(refused)
+
+
+_SHARED_MEMORY = "tensors travel in the message; send them as raw_input_contents"
+for _rpc in ("Status", "Register", "Unregister"):
+    for _kind in ("System", "Cuda"):
+        setattr(Servicer, f"{_kind}SharedMemory{_rpc}", _not_offered(f"{_kind}SharedMemory{_rpc}", _SHARED_MEMORY))
+Servicer.TraceSetting = _not_offered("TraceSetting", "spans are set up by configuration (telemetry.otlp_endpoint)")  # type: ignore[method-assign]
+Servicer.LogSettings = _not_offered("LogSettings", "logs are set up by configuration (telemetry.log_level)")  # type: ignore[method-assign]

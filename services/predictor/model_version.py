@@ -1,0 +1,286 @@
+"""One loaded version of a model: its session, its signature, its threads, its statistics."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from infermesh.call import Call
+from infermesh.errors import DeadlineExceeded, Internal, InvalidRequest, ResourceExhausted, quoted
+from infermesh.tensors import DATATYPES, Array
+from services.predictor.config import ExecutionConfig
+from services.predictor.onnx_types import DATATYPE_OF, NEEDS_ORT_VALUE, from_ort_value, strings_from_bytes, to_ort_value
+from services.predictor.statistics import Statistics
+
+__all__ = ["LoadFailed", "ModelVersion", "TensorSpec", "cpu_quota"]
+
+_log = logging.getLogger(__name__)
+
+WARM_UP_RUNS = 50
+WARM_UP_SECONDS = 0.25  # a slow model is not run fifty times to learn that it is slow
+MAX_WARM_UP_ELEMENTS = 10_000_000
+QUEUE_PUSHBACK_S = 0.05
+
+# The work of these operators depends on values, not only on shapes, so a short warm-up says nothing about the next run.
+# In a model file an operator's name stands behind its tag (NodeProto.op_type = 4, length-delimited) and length.
+_CONTROL_FLOW = re.compile(rb"\x22(\x04Loop|\x04Scan|\x02If|\x0bSequenceMap)")
+
+_LEVELS = {
+    "disabled": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
+
+
+class LoadFailed(Exception):
+    """A version that can't be loaded; the text is the reason in the index."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """An input or output of the graph; -1 in `shape` is a dimension of any size."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+class ModelVersion:
+    """Runs one version. Made by `load`; `close` when nobody will call `run` again, what runs then is finished.
+
+    Runs happen in threads of this version's own, so that a model that hangs holds up no other. A version that its warm-up
+    showed to be tiny runs on the event loop, for inputs no larger than those of the warm-up, until one run takes longer.
+    """
+
+    def __init__(self, model: str, version: int, path: Path, config: ExecutionConfig) -> None:
+        self.model = model
+        self.version = version
+        self.version_text = str(version)
+        self.statistics = Statistics()
+        self._config = config
+        try:
+            self.size_bytes = path.stat().st_size
+            options = _options(config)
+            self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime raises a class per cause, of no common base
+            raise LoadFailed(_reason(error, path)) from None
+        self.inputs = _specs(self._session.get_inputs(), "input")
+        self.outputs = _specs(self._session.get_outputs(), "output")
+        self.properties = {key: str(value) for key, value in self._session.get_modelmeta().custom_metadata_map.items()}
+        self._by_name = {spec.name: spec for spec in self.inputs}
+        self._output_names = [spec.name for spec in self.outputs]
+        self._output_by_name = {spec.name: spec for spec in self.outputs}
+        self._needs_ort_value = any(spec.datatype in NEEDS_ORT_VALUE for spec in (*self.inputs, *self.outputs))
+        self._strings = [spec.name for spec in self.inputs if spec.datatype == "BYTES"]
+        self._pool = ThreadPoolExecutor(config.instances, thread_name_prefix=f"{model}-{version}")
+        self._waiting = 0
+        self._inline_elements = self._warm_up(path)
+
+    @property
+    def instances(self) -> int:
+        """Runs at a time."""
+        return self._config.instances
+
+    @property
+    def runs_inline(self) -> bool:
+        """Whether small requests run on the event loop."""
+        return self._inline_elements > 0
+
+    def check(self, arrays: dict[str, Array]) -> None:
+        """Raise InvalidRequest unless the arrays are exactly the model's inputs, in datatype, rank and fixed dimensions.
+
+        Datatypes are compared by their numpy form, so BF16 and UINT16 are told apart by the caller (see `check_datatypes`).
+        """
+        specs = self._by_name
+        if arrays.keys() != specs.keys():
+            self._refuse_names(arrays)
+        for name, array in arrays.items():
+            expected = specs[name].shape
+            shape = array.shape
+            if len(shape) != len(expected) or any(e >= 0 and e != s for e, s in zip(expected, shape, strict=True)):
+                raise InvalidRequest(
+                    f"{self._where(name)}: expected {specs[name].datatype} {list(expected)}, got shape {list(shape)[:16]}",
+                    reason="INPUT_SHAPE",
+                )
+
+    def check_datatypes(self, inputs: Sequence[Any]) -> None:
+        """Raise InvalidRequest for a tensor of a request whose datatype is not the model's."""
+        for tensor in inputs:
+            spec = self._by_name.get(tensor.name)
+            if spec is not None and spec.datatype != tensor.datatype and tensor.datatype in DATATYPES:
+                raise InvalidRequest(
+                    f"{self._where(tensor.name)}: expected {spec.datatype} {list(spec.shape)}, got {tensor.datatype} "
+                    f"{list(tensor.shape)[:16]}",
+                    reason="INPUT_DATATYPE",
+                )
+
+    def requested(self, names: Sequence[str]) -> list[str]:
+        """The outputs that are asked for, in that order, each once; all when none is named."""
+        if not names:
+            return self._output_names
+        asked = list(dict.fromkeys(names))
+        for name in asked:
+            if name not in self._output_by_name:
+                raise InvalidRequest(
+                    f"model {quoted(self.model)}: output {quoted(name)}: expected one of {', '.join(self._output_names)[:256]}",
+                    reason="OUTPUT_UNKNOWN",
+                )
+        return asked
+
+    async def run(self, arrays: dict[str, Array], outputs: list[str], call: Call) -> list[tuple[str, str, Array]]:
+        """The outputs as (name, datatype, array). Cancelling drops the run if it has not begun; what runs can't be stopped."""
+        for name in self._strings:
+            arrays[name] = strings_from_bytes(arrays[name], self._where(name))
+        if self._inline_elements and max((a.size for a in arrays.values()), default=0) <= self._inline_elements:
+            started = time.perf_counter()
+            values = self._compute(arrays, outputs)
+            took = time.perf_counter() - started
+            self.statistics.compute.add(took)
+            if took > 5 * self._config.inline_below:
+                self._inline_elements = 0  # what the warm-up said is not true for these inputs: leave the loop
+        else:
+            values = await self._run_in_thread(arrays, outputs, call)
+        specs = self._output_by_name
+        return [(name, specs[name].datatype, value) for name, value in zip(outputs, values, strict=True)]
+
+    def close(self) -> None:
+        """Take no more runs; the session goes when the last one is done."""
+        self._pool.shutdown(wait=False)
+
+    async def _run_in_thread(self, arrays: dict[str, Array], outputs: list[str], call: Call) -> list[Array]:
+        if self._waiting >= self._config.max_queue + self._config.instances:
+            raise ResourceExhausted(
+                f"model {quoted(self.model)} version {self.version}: {self._config.max_queue} requests are waiting, which is the bound",
+                reason="QUEUE_FULL",
+                rejected=True,
+                retry_after_s=QUEUE_PUSHBACK_S,
+            )
+        queued = time.perf_counter()
+
+        def work() -> tuple[list[Array], float, float]:
+            if call.deadline.expired:
+                raise DeadlineExceeded(
+                    f"model {quoted(self.model)} version {self.version}: the deadline passed in its queue",
+                    rejected=True,
+                )
+            started = time.perf_counter()
+            return self._compute(arrays, outputs), started, time.perf_counter()
+
+        self._waiting += 1
+        try:
+            values, started, ended = await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        finally:
+            self._waiting -= 1
+        self.statistics.queue.add(started - queued)
+        self.statistics.compute.add(ended - started)
+        return values
+
+    def _compute(self, arrays: dict[str, Array], outputs: list[str]) -> list[Array]:
+        try:
+            if not self._needs_ort_value:
+                results: list[Array] = self._session.run(outputs, arrays)
+                return results
+            feed = {name: to_ort_value(array, self._by_name[name].datatype) for name, array in arrays.items()}
+            values = self._session.run_with_ort_values(outputs, feed)
+            return [from_ort_value(v, self._output_by_name[n].datatype) for n, v in zip(outputs, values, strict=True)]
+        except Exception as error:  # ONNX Runtime raises a class per cause, of no common base
+            raise self._run_failed(error) from None
+
+    def _run_failed(self, error: Exception) -> InvalidRequest | Internal:
+        text = " ".join(str(error).split())
+        where = f"model {quoted(self.model)} version {self.version}"
+        if isinstance(error, ort.capi.onnxruntime_pybind11_state.InvalidArgument):
+            return InvalidRequest(f"{where}: the model refused its input: {quoted(text, 300)}", reason="MODEL_REFUSED")
+        _log.error("the model failed", extra={"model": self.model, "version": self.version, "cause": text[:2000]})
+        return Internal(f"{where}: the model failed on this input; the predictor's log says how", reason="MODEL_FAILED")
+
+    def _refuse_names(self, arrays: dict[str, Array]) -> None:
+        expected = ", ".join(f"{s.name} {s.datatype} {list(s.shape)}" for s in self.inputs)[:400]
+        for name in arrays:
+            if name not in self._by_name:
+                raise InvalidRequest(
+                    f"{self._where(name)}: no such input; expected {expected}", reason="INPUT_UNEXPECTED"
+                )
+        missing = next(name for name in self._by_name if name not in arrays)
+        raise InvalidRequest(f"{self._where(missing)}: missing; expected {expected}", reason="INPUT_MISSING")
+
+    def _where(self, name: str) -> str:
+        return f"model {quoted(self.model)}: input {quoted(name)}"
+
+    def _warm_up(self, path: Path) -> int:
+        """Run on ones, in the smallest shapes; returns how many elements an input may have to run inline, 0: none may.
+
+        A model that fails on made-up input is loaded all the same: only its own callers know what is valid.
+        """
+        arrays = {s.name: _ones(s) for s in self.inputs}
+        if sum(a.size for a in arrays.values()) > MAX_WARM_UP_ELEMENTS:
+            return 0
+        times: list[float] = []
+        end = time.perf_counter() + WARM_UP_SECONDS
+        try:
+            while len(times) < WARM_UP_RUNS and (not times or time.perf_counter() < end):
+                started = time.perf_counter()
+                self._compute(arrays, self._output_names)
+                times.append(time.perf_counter() - started)
+        except (InvalidRequest, Internal):
+            return 0
+        if len(times) < WARM_UP_RUNS or _CONTROL_FLOW.search(path.read_bytes()):
+            return 0
+        tail = sorted(times)[
+            int(0.98 * len(times))
+        ]  # the first, cold run is the slowest of fifty, and not what p99 is about
+        return max((a.size for a in arrays.values()), default=1) if tail < self._config.inline_below else 0
+
+
+def cpu_quota() -> int:
+    """CPUs that this container may use, from the cgroup's quota rather than the node's cores; at least 1."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()  # cgroup v2
+    except (OSError, ValueError):
+        return cpus
+    return cpus if quota == "max" else max(1, min(cpus, round(int(quota) / int(period))))
+
+
+def _options(config: ExecutionConfig) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = config.intra_op_threads or cpu_quota()
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = _LEVELS[config.graph_optimization]
+    options.log_severity_level = 4  # errors come as exceptions, with the same words
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning takes the CPU from other models
+    return options
+
+
+def _specs(nodes: Sequence[Any], kind: str) -> tuple[TensorSpec, ...]:
+    specs = []
+    for node in nodes:
+        if node.type not in DATATYPE_OF:
+            raise LoadFailed(f"{kind} {node.name}: {node.type} has no datatype in the Open Inference Protocol")
+        shape = tuple(d if isinstance(d, int) and d >= 0 else -1 for d in node.shape)
+        specs.append(TensorSpec(node.name, DATATYPE_OF[node.type], shape))
+    return tuple(specs)
+
+
+def _ones(spec: TensorSpec) -> Array:
+    shape = tuple(1 if d < 0 else d for d in spec.shape)
+    if spec.datatype == "BYTES":
+        return np.full(shape, "", np.object_)
+    return np.ones(shape, DATATYPES[spec.datatype].dtype)
+
+
+def _reason(error: Exception, path: Path) -> str:
+    text = " ".join(str(error).replace(str(path), path.name).split())
+    return f"{type(error).__name__}: {text}"[:500]

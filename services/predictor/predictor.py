@@ -1,0 +1,78 @@
+"""The leaf service that answers with a model's outputs."""
+
+from __future__ import annotations
+
+import time
+
+from infermesh.call import Call
+from infermesh.names import check_model_name
+from infermesh.parameters import check_parameters
+from infermesh.protocol import open_inference_pb2 as pb
+from infermesh.service import InferenceService, ModelRepository
+from infermesh.tensors import add_outputs, read_inputs, uses_raw
+from services.predictor.describe import config_message, metadata_message
+from services.predictor.repository import Repository
+
+__all__ = ["Predictor"]
+
+
+class Predictor(InferenceService, ModelRepository):
+    """Answers from the models of a repository: raw requests raw, typed ones typed, the outputs in the order asked for."""
+
+    def __init__(self, repository: Repository) -> None:
+        self.repository = repository
+
+    async def infer(self, request: pb.ModelInferRequest, call: Call) -> pb.ModelInferResponse:
+        version = self.repository.resolve(request.model_name, request.model_version)
+        started = time.perf_counter()
+        try:
+            check_parameters(request)
+            arrays = read_inputs(request)
+            version.check_datatypes(request.inputs)
+            version.check(arrays)
+            rows = next((len(a) for a in arrays.values() if a.ndim), 1)
+            outputs = version.requested([o.name for o in request.outputs] if request.outputs else ())
+            read = time.perf_counter()
+            values = await version.run(arrays, outputs, call)
+            ran = time.perf_counter()
+            response = pb.ModelInferResponse(
+                model_name=request.model_name, model_version=version.version_text, id=request.id
+            )
+            add_outputs(response, values, raw=uses_raw(request))
+        except BaseException:
+            version.statistics.failed(time.perf_counter() - started)
+            raise
+        ended = time.perf_counter()
+        version.statistics.answered(rows, read - started, ended - ran, ended - started)
+        return response
+
+    async def metadata(self, request: pb.ModelMetadataRequest, call: Call) -> pb.ModelMetadataResponse:
+        version = self.repository.resolve(request.name, request.version)
+        return metadata_message(version, self.repository.ready_versions(request.name))
+
+    async def ready(self, model: str = "", version: str = "") -> bool:
+        return self.repository.is_ready(model, version) if model else self.repository.ready
+
+    async def index(self, request: pb.RepositoryIndexRequest, call: Call) -> pb.RepositoryIndexResponse:
+        return self.repository.index(only_ready=request.ready)
+
+    async def load(self, request: pb.RepositoryModelLoadRequest, call: Call) -> pb.RepositoryModelLoadResponse:
+        check_model_name(request.model_name)
+        await self.repository.load(request.model_name)
+        return pb.RepositoryModelLoadResponse()
+
+    async def unload(self, request: pb.RepositoryModelUnloadRequest, call: Call) -> pb.RepositoryModelUnloadResponse:
+        check_model_name(request.model_name)
+        self.repository.unload(request.model_name)
+        return pb.RepositoryModelUnloadResponse()
+
+    async def config(self, request: pb.ModelConfigRequest, call: Call) -> pb.ModelConfigResponse:
+        version = self.repository.resolve(request.name, request.version)
+        return pb.ModelConfigResponse(config=config_message(version))
+
+    async def statistics(self, request: pb.ModelStatisticsRequest, call: Call) -> pb.ModelStatisticsResponse:
+        versions = self.repository.loaded(request.name, request.version)
+        return pb.ModelStatisticsResponse(model_stats=[v.statistics.message(v.model, v.version_text) for v in versions])
+
+    def __repr__(self) -> str:
+        return f"Predictor({self.repository.root})"

@@ -1,0 +1,236 @@
+"""The models of a folder, loaded: `<root>/<model>/<version>/model.onnx`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from infermesh.errors import FailedPrecondition, NotFound, Unavailable, quoted
+from infermesh.names import check_model_name, check_version
+from infermesh.protocol.open_inference_pb2 import RepositoryIndexResponse
+from services.predictor.config import ExecutionConfig, RepositoryConfig
+from services.predictor.model_version import LoadFailed, ModelVersion, cpu_quota
+
+__all__ = ["Repository"]
+
+MODEL_FILE = "model.onnx"
+READY, LOADING, UNAVAILABLE = "READY", "LOADING", "UNAVAILABLE"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Model:
+    """One model: its loaded versions, newest last, and why the others are not loaded (by folder name)."""
+
+    loaded: dict[int, ModelVersion] = field(default_factory=dict)
+    loading: set[str] = field(default_factory=set)
+    reasons: dict[str, str] = field(default_factory=dict)
+
+
+class Repository:
+    """Loads, finds and drops model versions. Lives on the event loop; files are read and sessions made in threads.
+
+    A version is loaded beside the one that it replaces and takes over when it is ready; what runs on the old one is finished.
+    A version that fails to load changes nothing but its reason in the index.
+    """
+
+    def __init__(self, config: RepositoryConfig, execution: ExecutionConfig) -> None:
+        self.root = config.root
+        self._config = config
+        self._execution = execution
+        self._models: dict[str, _Model] = {}
+        self._tried = False
+        self._loading: dict[str, asyncio.Lock] = {}
+        self._threads = ThreadPoolExecutor(
+            cpu_quota(), thread_name_prefix="load"
+        )  # making a session is mostly one core's work
+
+    @property
+    def ready(self) -> bool:
+        """Whether the start-up set has been tried; under strict readiness also whether all of it is loaded."""
+        return self._tried and not (self._config.strict_readiness and any(m.reasons for m in self._models.values()))
+
+    def label(self, model: str) -> str:
+        """The model's name if there is such a model, else the empty string."""
+        return model if model in self._models else ""
+
+    async def load_all(self) -> None:
+        """Try every model of the start-up set; what fails is in the index and in the log."""
+        if not self.root.is_dir():
+            raise FileNotFoundError(f"repository.root: {self.root} is no folder")
+        names = (
+            self._config.models
+            if self._config.models is not None
+            else sorted(p.name for p in self.root.iterdir() if _is_model(p))
+        )
+        await asyncio.gather(*(self._load(name) for name in names))
+        self._tried = True
+
+    async def load(self, model: str) -> None:
+        """Load what the model's folder holds now, all versions, and drop versions that are gone. Raises NotFound for no such
+        model, FailedPrecondition with the reasons when not one version can be loaded."""
+        if not _is_model(self._folder(model)):
+            raise NotFound(f"model {quoted(model)}: not in the repository")
+        entry = await self._load(model)
+        if not entry.loaded or entry.reasons:
+            why = "; ".join(f"version {version}: {reason}" for version, reason in sorted(entry.reasons.items()))
+            raise FailedPrecondition(
+                f"model {quoted(model)}: {why or 'no version in its folder'}", reason="MODEL_LOAD_FAILED"
+            )
+
+    def unload(self, model: str) -> None:
+        """Drop all versions of a model; what runs is finished."""
+        entry = self._models.get(model)
+        if entry is None:
+            raise NotFound(f"model {quoted(model)}: not in the repository")
+        for version in entry.loaded.values():
+            version.close()
+            entry.reasons[version.version_text] = "unloaded"
+        entry.loaded.clear()
+
+    def resolve(self, model: str, version: str) -> ModelVersion:
+        """The version that is to answer: the one named, or the newest. Raises what section 3 of the protocol says."""
+        check_model_name(model)
+        entry = self._models.get(model)
+        if entry is None:
+            raise NotFound(f"model {quoted(model)}: no such model", rejected=True)
+        if not version:
+            if not entry.loaded:
+                raise self._not_ready(model, entry)
+            return next(reversed(entry.loaded.values()))
+        check_version(model, version)
+        found = entry.loaded.get(int(version))
+        if found is None:
+            if version in entry.reasons or version in entry.loading:
+                raise self._not_ready(model, entry, version)
+            has = ", ".join(str(v) for v in entry.loaded)[:128]
+            raise NotFound(
+                f"model {quoted(model)}: no version {version}, it has {has or 'none'}",
+                reason="VERSION_NOT_FOUND",
+                rejected=True,
+            )
+        return found
+
+    def is_ready(self, model: str, version: str) -> bool:
+        """Whether it can answer now; raises NotFound for what does not exist."""
+        try:
+            self.resolve(model, version)
+        except Unavailable:
+            return False
+        return True
+
+    def ready_versions(self, model: str) -> list[str]:
+        """The loaded versions, oldest first."""
+        return [v.version_text for v in self._models[model].loaded.values()]
+
+    def loaded(self, model: str = "", version: str = "") -> list[ModelVersion]:
+        """Loaded versions: of all models, of one, or the one that is named."""
+        if not model:
+            return [v for entry in self._models.values() for v in entry.loaded.values()]
+        if version:
+            return [self.resolve(model, version)]
+        self.resolve(model, "")
+        return list(self._models[model].loaded.values())
+
+    def index(self, *, only_ready: bool = False) -> RepositoryIndexResponse:
+        """Every version of every model with its state, and the reason when it is not ready."""
+        response = RepositoryIndexResponse()
+        for name, entry in sorted(self._models.items()):
+            states = {str(v): (READY, entry.reasons.get(str(v), "")) for v in entry.loaded}
+            states |= {v: (UNAVAILABLE, reason) for v, reason in entry.reasons.items() if v not in states}
+            states |= {v: (LOADING, "") for v in entry.loading if v not in states}
+            for version, (state, reason) in sorted(states.items(), key=lambda item: (len(item[0]), item[0])):
+                if state == READY or not only_ready:
+                    response.models.add(name=name, version=version, state=state, reason=reason)
+        return response
+
+    def close(self) -> None:
+        """Drop everything; runs that have begun are finished by their threads."""
+        for version in self.loaded():
+            version.close()
+        self._models.clear()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def collector(self, service: str) -> Collector:
+        """Metrics that are read from the repository when somebody scrapes."""
+        return _Collector(self, service)
+
+    async def _load(self, model: str) -> _Model:
+        async with self._loading.setdefault(model, asyncio.Lock()):  # one at a time: two reloads must not race
+            entry = self._models.setdefault(model, _Model())
+            folders = (
+                [p for p in sorted(self._folder(model).iterdir()) if p.is_dir()] if self._folder(model).is_dir() else []
+            )
+            reasons: dict[str, str] = {} if folders else {"": f"no version folder in {model}/"}
+            numbered = [p for p in folders if p.name.isdecimal() and p.name.isascii() and len(p.name) <= 18]
+            reasons |= {p.name: "the name of a version folder is a number" for p in folders if p not in numbered}
+            entry.loading = {p.name for p in numbered}
+            results = await asyncio.gather(*(self._load_version(model, p) for p in numbered), return_exceptions=True)
+            fresh: dict[int, ModelVersion] = {}
+            for path, result in zip(numbered, results, strict=True):
+                if isinstance(result, ModelVersion):
+                    fresh[result.version] = result
+                elif isinstance(result, LoadFailed):
+                    reasons[path.name] = str(result)
+                    _log.error(
+                        "model version not loaded", extra={"model": model, "version": path.name, "reason": str(result)}
+                    )
+                else:
+                    raise result
+            old, entry.loading, entry.reasons = entry.loaded, set(), reasons
+            kept = {
+                n: v for n, v in old.items() if n not in fresh and str(n) in reasons
+            }  # its new file is bad: the old one serves on
+            entry.loaded = dict(sorted({**kept, **fresh}.items()))
+            for number, version in old.items():
+                if number not in kept:
+                    version.close()
+            return entry
+
+    async def _load_version(self, model: str, folder: Path) -> ModelVersion:
+        def make() -> ModelVersion:
+            path = folder / MODEL_FILE
+            if not path.is_file():
+                raise LoadFailed(f"no {MODEL_FILE} in {model}/{folder.name}/")
+            return ModelVersion(model, int(folder.name), path, self._execution)
+
+        version = await asyncio.get_running_loop().run_in_executor(self._threads, make)
+        _log.info("model version loaded", extra={"model": model, "version": folder.name, "inline": version.runs_inline})
+        return version
+
+    def _folder(self, model: str) -> Path:
+        if "/" in model or "\\" in model or model.startswith("."):
+            raise NotFound(f"model {quoted(model)}: not in the repository")  # nothing outside the root is ours to load
+        return self.root / model
+
+    def _not_ready(self, model: str, entry: _Model, version: str = "") -> Unavailable:
+        state = "is loading" if version in entry.loading or entry.loading else "is not loaded"
+        why = entry.reasons.get(version) or next(iter(entry.reasons.values()), "")
+        what = f"model {quoted(model)}{f' version {version}' if version else ''}"
+        return Unavailable(f"{what}: {state}{f': {why}' if why else ''}", reason="MODEL_NOT_READY", rejected=True)
+
+
+def _is_model(path: Path) -> bool:
+    return path.is_dir() and not path.name.startswith((".", "_"))
+
+
+class _Collector(Collector):
+    def __init__(self, repository: Repository, service: str) -> None:
+        self._repository = repository
+        self._service = service
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        size = GaugeMetricFamily(
+            "infermesh_model_file_bytes", "Size of a loaded model's file.", labels=["service", "model", "version"]
+        )
+        for version in self._repository.loaded():
+            size.add_metric([self._service, version.model, version.version_text], version.size_bytes)
+        yield size
