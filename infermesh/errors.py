@@ -137,5 +137,5 @@ def quoted(text: str | bytes, limit: int = 64) -> str:
 def _clipped(text: str, limit_bytes: int) -> str:
     data = text.encode("utf-8", "backslashreplace")
     if len(data) <= limit_bytes:
-        return text
+        return data.decode()  # not `text`: a lone surrogate, of a file's name say, can't be sent
     return data[: limit_bytes - 3].decode("utf-8", "ignore") + "…"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from infermesh.errors import InvalidRequest, quoted
 from infermesh.protocol.open_inference_pb2 import InferParameter, ModelInferRequest
 
-__all__ = ["FALLBACK", "MODEL", "PRIORITY", "TIMEOUT", "VARIANT", "check_parameters", "unsigned"]
+__all__ = ["FALLBACK", "FEATURES", "MODEL", "PRIORITY", "TIMEOUT", "VARIANT", "check_parameters", "unsigned"]
 
 TIMEOUT = "timeout"
 PRIORITY = "priority"
@@ -16,6 +16,9 @@ PRIORITY = "priority"
 MODEL = "infermesh_model"
 VARIANT = "infermesh_variant"
 FALLBACK = "infermesh_fallback"
+FEATURES = (
+    "infermesh_features"  # present | stale | defaulted | redis_unavailable: the worst of the rows that were looked up
+)
 
 
 def check_parameters(request: ModelInferRequest) -> None:
@@ -41,7 +44,8 @@ def unsigned(request: ModelInferRequest, name: str) -> int:
     if value < 0:
         came = f"{kind} {getattr(parameter, kind)!r}"[:64] if kind else "no value"
         raise InvalidRequest(
-            f"model {quoted(request.model_name)}: parameter {quoted(name)}: expected a uint64 or a non-negative int64, got {came}",
+            f"model {quoted(request.model_name)}: parameter {quoted(name)}: expected a uint64 or a non-negative int64, "
+            f"got {came}",
             reason="PARAMETER_INVALID",
         )
     return value

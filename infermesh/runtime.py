@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import infermesh
 from infermesh.config import ConfigError, PortTaken, ServiceConfig, load
@@ -68,44 +68,58 @@ def run(name: str, kind: type[C], build: Build[C], *, inside_mesh: bool = True) 
         with runner:
             runner.run(serve(name, config, build, inside_mesh=inside_mesh))
     except PortTaken as error:
-        sys.exit(_line(f"{name}: {error}", EXIT_PORT))
+        _exit(_line(f"{name}: {error}", EXIT_PORT))
     except Exception as error:
         _log.critical("%s could not be started: %s", name, error, exc_info=error)
-        sys.exit(EXIT_FAILED)
+        _exit(EXIT_FAILED)
+    _exit(0)
+
+
+def _exit(status: int) -> NoReturn:
+    """Exit, also while a thread of a pool is in the middle of something long: Python would wait for it, past every grace."""
+    if any(t is not threading.current_thread() and t.is_alive() and not t.daemon for t in threading.enumerate()):
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 async def serve(
     name: str, config: C, build: Build[C], *, inside_mesh: bool = True, stop: asyncio.Event | None = None
 ) -> None:
-    """Serve until a signal comes (or `stop` is set), then drain.
+    """Serve until a signal comes (or `stop` is set), then drain. Raises what `build` raises, and PortTaken.
 
     It listens before the service is built: health answers NOT_SERVING meanwhile. On the signal: health NOT_SERVING → `drain`
     → no new calls, finish within `grace` → close what `build` opened → flush telemetry. A second signal exits at once.
     """
     stop = stop or asyncio.Event()
+    _on_signals(stop)
     metrics, tracing = Metrics(name), Tracing(name, config.telemetry)
     server = Server(name, config.server, inside_mesh=inside_mesh)
     telemetry_server = TelemetryServer(
         config.server.host, config.server.http_port, metrics.registry, lambda: server.is_ready
     )
-    _on_signals(stop)
     try:
         await server.start()
         _log.info("listening", extra={"grpc_port": server.port, "http_port": telemetry_server.port, "pid": os.getpid()})
-        building = asyncio.ensure_future(_serve_built(name, config, build, Telemetry(metrics, tracing), server, stop))
+        serving = asyncio.ensure_future(_serve_built(name, config, build, Telemetry(metrics, tracing), server, stop))
         stopping = asyncio.ensure_future(stop.wait())
-        await asyncio.wait({building, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if not building.done() and server.is_empty:
-            building.cancel()  # told to stop while it was still starting
-        stopping.cancel()
         try:
-            await building
-        except asyncio.CancelledError:
-            await server.stop(0)
-    finally:
-        telemetry_server.close()
-        await asyncio.to_thread(tracing.close)
+            await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not server.is_empty:
+                await serving
+        finally:  # also when told to stop while it was still starting
+            stopping.cancel()
+            serving.cancel()
+            await asyncio.wait({serving})
+        if not serving.cancelled():
+            serving.result()
         _log.info("stopped")
+    finally:
+        await server.stop(0)
+        await asyncio.to_thread(telemetry_server.close)
+        await asyncio.to_thread(tracing.close)
 
 
 async def _serve_built(

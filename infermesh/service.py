@@ -6,12 +6,13 @@ runs in one process or in four, and no part knows which.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
-from typing import Protocol, runtime_checkable
+import asyncio
+import math
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from typing import Protocol, cast, runtime_checkable
 
 from infermesh.call import Call
-from infermesh.errors import Unimplemented
+from infermesh.errors import DeadlineExceeded, Internal, Unimplemented, quoted
 from infermesh.protocol.open_inference_pb2 import (
     ModelConfigRequest,
     ModelConfigResponse,
@@ -56,6 +57,7 @@ class InferenceService(Protocol):
 
     async def admit(self, rpc: str, model: str, version: str, call: Call) -> None:
         """Raise unless the caller may make this RPC; `stack` asks its filters. A bare service admits everyone."""
+        return
 
 
 @runtime_checkable
@@ -83,10 +85,12 @@ class Filter(Protocol):
 
     `admit` runs for every RPC and for each message of a stream; by default it admits. `__call__` runs round ModelInfer; by
     default it just goes on. A filter that changes the request works on a copy. Round a stream, `__call__` sees the first
-    answer as the return value of `then`; the later ones pass as they are.
+    answer as the return value of `then`; the later ones pass as they are, until the deadline that the filters left.
     """
 
-    async def admit(self, rpc: str, model: str, version: str, call: Call) -> None: ...
+    async def admit(self, rpc: str, model: str, version: str, call: Call) -> None:
+        """Raise unless the caller may make this RPC."""
+        return
 
     async def __call__(self, request: ModelInferRequest, call: Call, then: Infer) -> ModelInferResponse:
         return await then(request, call)
@@ -106,26 +110,36 @@ class Stack(InferenceService, ModelRepository):
         self._repository: ModelRepository = service if isinstance(service, ModelRepository) else _NoRepository()
         self._admits = [f.admit for f in filters if type(f).admit is not Filter.admit]
         self._infer = self._compose("ModelInfer", service.infer)
-        self.infer = self._infer  # type: ignore[method-assign]  # the composed function itself: no frame in between
+        self.infer = self._infer  # type: ignore[method-assign, assignment]  # the composed function: no frame in between
 
     async def infer(self, request: ModelInferRequest, call: Call) -> ModelInferResponse:
         return await self._infer(request, call)
 
     async def stream(self, request: ModelInferRequest, call: Call) -> AsyncIterator[ModelInferResponse]:
-        rest: AsyncIterator[ModelInferResponse] | None = None
+        rest: AsyncGenerator[ModelInferResponse, None] | None = None
+        below = call
 
         async def first(request: ModelInferRequest, call: Call) -> ModelInferResponse:
-            nonlocal rest
+            nonlocal rest, below
             if rest is not None:  # a retry: what was begun before is over
-                await rest.aclose()  # type: ignore[attr-defined]  # an async generator, as `stream` is written everywhere
-            rest = self.service.stream(request, call)
-            return await anext(rest)
+                await rest.aclose()
+            below = call
+            # An async generator, as `stream` is written everywhere.
+            rest = cast(AsyncGenerator[ModelInferResponse, None], self.service.stream(request, call))
+            answer = await anext(rest, None)
+            if answer is None:
+                raise Internal(
+                    f"model {quoted(request.model_name)}: the stream ended without an answer", reason="NO_ANSWER"
+                )
+            return answer
 
-        yield await self._compose("ModelStreamInfer", first)(request, call)
-        if rest is not None:
-            async with aclosing(rest) as answers:  # type: ignore[type-var]
-                async for answer in answers:
-                    yield answer
+        try:
+            yield await self._compose("ModelStreamInfer", first)(request, call)
+            while rest is not None and (answer := await _next_within(rest, request, below)) is not None:
+                yield answer
+        finally:
+            if rest is not None:
+                await rest.aclose()
 
     async def metadata(self, request: ModelMetadataRequest, call: Call) -> ModelMetadataResponse:
         await self._admit_here("ModelMetadata", request.name, request.version, call)
@@ -170,6 +184,24 @@ class Stack(InferenceService, ModelRepository):
 
     def __repr__(self) -> str:
         return " → ".join([*(repr(f) for f in self.filters), repr(self.service)])
+
+
+async def _next_within(
+    answers: AsyncGenerator[ModelInferResponse, None], request: ModelInferRequest, call: Call
+) -> ModelInferResponse | None:
+    """The next answer, None after the last; the filters have let go of the call by now, so its deadline is kept here."""
+    if call.deadline.at == math.inf:
+        return await anext(answers, None)
+    timer = asyncio.timeout(call.deadline.remaining())
+    try:
+        async with timer:
+            return await anext(answers, None)
+    except TimeoutError:
+        if not timer.expired():
+            raise
+        raise DeadlineExceeded(
+            f"model {quoted(request.model_name)}: the deadline passed before the last answer of the stream"
+        ) from None
 
 
 class _NoRepository(ModelRepository):

@@ -27,6 +27,7 @@ __all__ = [
     "add_inputs",
     "add_outputs",
     "datatype_of",
+    "read_input",
     "read_inputs",
     "read_outputs",
     "uses_raw",
@@ -36,6 +37,10 @@ Array = NDArray[np.generic]
 Tensor = ModelInferRequest.InferInputTensor | ModelInferResponse.InferOutputTensor
 
 MAX_ELEMENTS = 2**63 - 1
+MAX_EMPTY = (
+    MAX_ELEMENTS // 8
+)  # product of the other dimensions beside a 0, in elements: past it numpy has no such shape
+MAX_RANK = 32  # numpy's own bound is 64, and a product over thousands of dimensions would take seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +110,8 @@ def read_inputs(request: ModelInferRequest) -> dict[str, Array]:
     raws = request.raw_input_contents
     if raws and len(raws) != len(request.inputs):
         raise InvalidRequest(
-            f"model {quoted(model)}: raw_input_contents: expected one entry for each of {len(request.inputs)} inputs, got {len(raws)}",
+            f"model {quoted(model)}: raw contents: expected one raw_input_contents entry for each of {len(request.inputs)} inputs, "
+            f"got {len(raws)}",
             reason="RAW_COUNT",
         )
     arrays: dict[str, Array] = {}
@@ -115,6 +121,13 @@ def read_inputs(request: ModelInferRequest) -> dict[str, Array]:
             raise InvalidRequest(f"{where}: expected once, got it twice", reason="INPUT_DUPLICATE")
         arrays[tensor.name] = _read(tensor, raws[position] if raws else None, _Where(model, "input", tensor.name))
     return arrays
+
+
+def read_input(request: ModelInferRequest, position: int) -> Array:
+    """One input of a request, checked against the protocol alone; raises InvalidRequest. Mind the count of raw contents first."""
+    tensor = request.inputs[position]
+    raw = request.raw_input_contents[position] if request.raw_input_contents else None
+    return _read(tensor, raw, _Where(request.model_name, "input", tensor.name))
 
 
 def read_outputs(response: ModelInferResponse) -> dict[str, Array]:
@@ -185,7 +198,8 @@ def _read(tensor: Tensor, raw: bytes | None, where: _Where) -> Array:
         return _read_typed(tensor, datatype, count, where).reshape(shape)
     if tensor.HasField("contents"):
         raise InvalidRequest(
-            f"{where}: expected either raw_input_contents or contents, got both", reason="RAW_AND_TYPED"
+            f"{where}: expected either raw contents (raw_input_contents) or typed contents, got both",
+            reason="RAW_AND_TYPED",
         )
     if datatype.name == "BYTES":
         return _read_raw_bytes(raw, count, where).reshape(shape)
@@ -201,13 +215,17 @@ def _read(tensor: Tensor, raw: bytes | None, where: _Where) -> Array:
 
 
 def _elements(shape: tuple[int, ...], where: _Where) -> int:
+    if len(shape) > MAX_RANK:
+        raise InvalidRequest(
+            f"{where}: shape: expected at most {MAX_RANK} dimensions, got {len(shape)}", reason="SHAPE_RANK"
+        )
     for dimension in shape:
         if dimension < 0:
             raise InvalidRequest(
                 f"{where}: shape: expected dimensions of 0 or more, got {list(shape)[:16]}", reason="SHAPE_NEGATIVE"
             )
     count = math.prod(shape)
-    if count > MAX_ELEMENTS:
+    if count > MAX_ELEMENTS or (not count and math.prod(d for d in shape if d) > MAX_EMPTY):
         raise InvalidRequest(
             f"{where}: shape: {list(shape)[:16]} has more than 2^63 - 1 elements", reason="SHAPE_OVERFLOW"
         )
@@ -263,11 +281,11 @@ def _read_typed(tensor: Tensor, datatype: Datatype, count: int, where: _Where) -
                 )
         if len(values) != count:
             raise InvalidRequest(
-                f"{where}: expected {count} elements for shape {list(tensor.shape)[:16]}, got {len(values)}",
+                f"{where}: contents: expected {count} elements for shape {list(tensor.shape)[:16]}, got {len(values)}",
                 reason="ELEMENT_COUNT",
             )
     if datatype.field in _PACKED:
-        return np.frombuffer(_packed(contents), datatype.dtype)[:count] if count else np.empty(0, datatype.dtype)
+        return _packed(contents, datatype, count) if count else np.empty(0, datatype.dtype)
     if datatype.name == "BYTES":
         array = np.empty(count, np.object_)
         array[:] = values
@@ -296,13 +314,13 @@ def _varint_size(value: int) -> int:
     return max(1, (value.bit_length() + 6) // 7)
 
 
-def _packed(contents: InferTensorContents) -> memoryview:
-    """The packed bytes of contents that hold one FP32 or FP64 field alone: what stands behind its tag and length."""
+def _packed(contents: InferTensorContents, datatype: Datatype, count: int) -> Array:
+    """A view of the packed elements of contents whose one known field is FP32's or FP64's: they stand behind tag and length.
+
+    Unknown fields are written after the known ones, so what follows the elements is no concern of ours.
+    """
     data = contents.SerializeToString()
-    start = 1
-    while data[start] & 0x80:
-        start += 1
-    return memoryview(data)[start + 1 :]
+    return np.frombuffer(data, datatype.dtype, count, 1 + _varint_size(count * datatype.size))
 
 
 def _to_raw(array: Array, datatype: Datatype) -> bytes:

@@ -1,4 +1,4 @@
-"""Configuration: pydantic models, filled from defaults < YAML file < environment, refused whole with every fault named at once."""
+"""Configuration: pydantic models, filled from defaults < YAML file < environment, refused whole with every fault named."""
 
 from infermesh.config.load import ConfigError, load, parse
 from infermesh.config.models import BackendConfig, Model, PortTaken, ServerConfig, ServiceConfig, TelemetryConfig

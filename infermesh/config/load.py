@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import EnvSettingsSource
+from pydantic_settings.exceptions import SettingsError
 
 from infermesh.config.models import ServiceConfig
 
 __all__ = ["ConfigError", "load", "parse"]
 
 MAX_VALUE_CHARACTERS = 80
+MERGE_TAG = "tag:yaml.org,2002:merge"
 
 C = TypeVar("C", bound=ServiceConfig)
 M = TypeVar("M", bound=BaseModel)
@@ -35,7 +38,12 @@ def load(kind: type[C], file: Path | None = None, environ: Mapping[str, str] = o
     """The configuration of a service from a file and from variables such as `INFERMESH_PREDICTOR__SERVER__GRPC_PORT`."""
     prefix = str(kind.model_config["env_prefix"])
     values = _read_yaml(file) if file else {}
-    overrides = _Environment(kind, environ)()
+    faults: list[str] = []
+    overrides: Mapping[str, Any] = {}
+    try:
+        overrides = _Environment(kind, environ)()
+    except (SettingsError, ValueError) as error:  # a list or mapping that is no JSON
+        faults.append(_not_json(prefix, environ, error))
     unknown = sorted(
         name
         for name in environ
@@ -43,7 +51,7 @@ def load(kind: type[C], file: Path | None = None, environ: Mapping[str, str] = o
         and name.upper()[len(prefix) :].split("__")[0].lower() not in kind.model_fields
     )
     source = f"{file}" if file else "configuration"
-    faults = [f"{name}: no such setting" for name in unknown]
+    faults += [f"{name}: no such setting" for name in unknown]
     try:
         config = kind.model_validate(_merged(values, overrides), context={"base": file.parent} if file else None)
     except ValidationError as error:
@@ -99,11 +107,29 @@ class _UniqueKeys(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
+            if key_node.tag == MERGE_TAG:  # `<<: *anchor`; its keys may be overridden
+                continue
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise yaml.constructor.ConstructorError(None, None, "a key is a list or mapping", key_node.start_mark)
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+def _not_json(prefix: str, environ: Mapping[str, str], error: Exception) -> str:
+    """pydantic-settings names the field, not the variable: name those whose value could be meant."""
+    names = [n for n, v in sorted(environ.items()) if n.upper().startswith(prefix) and not _is_json(v)]
+    return f"{', '.join(names) or prefix}: expected JSON for a list or a group of settings ({error})"
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

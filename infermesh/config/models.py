@@ -12,6 +12,8 @@ from infermesh.config.types import Duration, Size
 
 __all__ = ["BackendConfig", "Model", "PortTaken", "ServerConfig", "ServiceConfig", "TelemetryConfig"]
 
+MAX_MESSAGE = 2**31 - 1  # gRPC's own bound
+
 _IPV4 = re.compile(r"\d{1,3}(\.\d{1,3}){3}")
 
 
@@ -34,7 +36,7 @@ class ServerConfig(Model):
     """Port of OIP, health and reflection; 0: any free one."""
     http_port: int = Field(8002, ge=0, le=65535)
     """Port of `/metrics`, `/live` and `/ready`; 0: any free one."""
-    max_message: Size = "64MiB"  # type: ignore[assignment]  # checked like a value from a file
+    max_message: Size = Field("64MiB", ge=1, le=MAX_MESSAGE)  # type: ignore[assignment]  # checked like a file's
     """Largest message that is taken or sent."""
     max_in_flight: int = Field(4096, ge=1)
     """Calls that are worked on at a time; more are refused with RESOURCE_EXHAUSTED."""
@@ -62,7 +64,7 @@ class BackendConfig(Model):
 
     target: str | list[str]
     """`host:port`, resolved by DNS and balanced over all its addresses, or a list of `IPv4 address:port`."""
-    max_message: Size = "64MiB"  # type: ignore[assignment]
+    max_message: Size = Field("64MiB", ge=1, le=MAX_MESSAGE)  # type: ignore[assignment]
     """Largest message that is sent or taken."""
     margin: Duration = "2ms"  # type: ignore[assignment]
     """What is kept back of the remaining deadline for the way home."""

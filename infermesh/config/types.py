@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, PlainSerializer, ValidationInfo, WithJsonSchema
+from pydantic import BeforeValidator, PlainSerializer, ValidationInfo, WithJsonSchema
 
 __all__ = ["ConfigPath", "Duration", "Mode", "Size", "duration_text", "size_text"]
 
@@ -14,7 +14,7 @@ Mode = Literal["off", "observe", "enforce"]  # of a policy; observe counts what 
 
 _DURATION_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE_UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "kB": 10**3, "MB": 10**6, "GB": 10**9}
-_QUANTITY = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)\s*")
+_QUANTITY = re.compile(r"\s*([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([A-Za-z]+)\s*")
 
 
 def duration_text(seconds: float) -> str:
@@ -77,10 +77,11 @@ Size = Annotated[
 """Bytes, written with a unit: B, KiB, MiB, GiB, kB, MB, GB."""
 
 
-def _from_file(path: Path, info: ValidationInfo) -> Path:
+def _from_file(path: object, info: ValidationInfo) -> object:
     base = (info.context or {}).get("base")
-    return path if base is None or path.is_absolute() else base / path
+    return base / path if base is not None and isinstance(path, str) else path  # a default is a Path: it is not from there
 
 
-ConfigPath = Annotated[Path, AfterValidator(_from_file)]
-"""A file or folder; a relative path starts at the folder of the configuration file, or at the working folder without one."""
+ConfigPath = Annotated[Path, BeforeValidator(_from_file)]
+"""A file or folder. A relative path starts at the folder of the configuration file when there is one, also if a variable gives
+it; without a file, and by default, at the working folder."""

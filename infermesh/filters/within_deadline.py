@@ -30,9 +30,12 @@ class WithinDeadline(Filter):
         limit = self.default_s if call.deadline.at == math.inf else self.maximum_s
         if TIMEOUT in request.parameters:
             limit = min(limit, unsigned(request, TIMEOUT) / 1e6 or math.inf)  # 0: none, as Triton reads it
-        if limit < call.deadline.remaining():
-            call = call.derive(deadline=call.deadline.at_most(limit))
         remaining = call.deadline.remaining()
+        if limit < remaining:
+            remaining = limit
+            call = call.derive(deadline=call.deadline.at_most(limit))
+        if remaining == math.inf:
+            return await then(request, call)
         if remaining <= 0:
             raise DeadlineExceeded(
                 f"model {quoted(request.model_name)}: the deadline had passed before work began", rejected=True

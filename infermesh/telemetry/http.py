@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable, Iterable
 from socketserver import ThreadingMixIn
@@ -18,10 +19,12 @@ __all__ = ["TelemetryServer"]
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
     allow_reuse_address = True
-    address_family = 2  # AF_INET; wsgiref would look the name of the host up otherwise
+    address_family = socket.AF_INET
 
     def server_bind(self) -> None:
         """Bind without the reverse lookup of the host's name, which can take seconds."""
+        # A service that is started again must not wait for the connections of the last scrape to be forgotten (TIME_WAIT).
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from infermesh.call import Call
@@ -25,6 +25,7 @@ class Tracing:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
         from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+        from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         resource = Resource.create({"service.name": f"infermesh-{service}"})
@@ -35,15 +36,16 @@ class Tracing:
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("infermesh")
         self._propagator = TraceContextTextMapPropagator()
-        self._service = service
+        self._name = f"{service} ModelInfer"
+        self._kind = SpanKind.SERVER
+        self._failed: Callable[[str], Status] = lambda what: Status(StatusCode.ERROR, what)
+        self._in_context = set_span_in_context
 
     @contextmanager
     def span(self, model: str, version: str, call: Call) -> Iterator[Mapping[str, str]]:
         """A span round one call; yields the trace metadata for the hops below. An error is recorded and passes."""
-        from opentelemetry.trace import SpanKind, Status, StatusCode
-
         parent = self._propagator.extract(dict(call.trace))
-        attributes = {
+        attributes: dict[str, str | bool] = {
             "rpc.system": "grpc",
             "infermesh.model": model,
             "infermesh.version": version,
@@ -51,18 +53,16 @@ class Tracing:
             "infermesh.request_id": call.request_id,
             "infermesh.shadow": call.shadow,
         }
-        span = self._tracer.start_span(f"{self._service} ModelInfer", parent, SpanKind.SERVER, attributes)
+        span = self._tracer.start_span(self._name, parent, self._kind, attributes)
         below = dict(call.trace)
-        from opentelemetry.trace import set_span_in_context
-
-        self._propagator.inject(below, set_span_in_context(span))
+        self._propagator.inject(below, self._in_context(span))
         try:
             yield below
         except MeshError as error:
-            span.set_status(Status(StatusCode.ERROR, error.code))
+            span.set_status(self._failed(error.code))
             raise
         except BaseException as error:
-            span.set_status(Status(StatusCode.ERROR, type(error).__name__))
+            span.set_status(self._failed(type(error).__name__))
             raise
         finally:
             span.end()

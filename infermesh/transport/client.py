@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from collections.abc import AsyncIterator, Callable
@@ -16,7 +17,7 @@ from infermesh.errors import DeadlineExceeded, Internal, Unavailable
 from infermesh.protocol import open_inference_pb2 as pb
 from infermesh.service import InferenceService, ModelRepository
 from infermesh.transport.metadata import write_call
-from infermesh.transport.status import error_in_stream, error_of
+from infermesh.transport.status import FINAL_PARAMETER, error_in_stream, error_of
 
 __all__ = ["RemoteService"]
 
@@ -58,26 +59,40 @@ class RemoteService(InferenceService, ModelRepository):
             answer = await self._channel.infer(data, timeout=self._timeout(call), metadata=write_call(call))
         except grpc.aio.AioRpcError as failure:
             raise error_of(failure, self.name) from None
+        except (asyncio.CancelledError, grpc.aio.UsageError):
+            self._raise_if_closed()
+            raise
         return self._parsed(pb.ModelInferResponse, answer)
 
     async def stream(self, request: pb.ModelInferRequest, call: Call) -> AsyncIterator[pb.ModelInferResponse]:
-        rpc = self._channel.stream(timeout=self._timeout(call), metadata=write_call(call))
+        rpc = None
         try:
+            rpc = self._channel.stream(timeout=self._timeout(call), metadata=write_call(call))
             await rpc.write(self._serialised(request))
             await rpc.done_writing()
             async for data in rpc:
                 message = self._parsed(pb.ModelStreamInferResponse, data)
                 if message.error_message:
                     raise error_in_stream(message, self.name)
-                yield message.infer_response
+                response = message.infer_response
+                if FINAL_PARAMETER in response.parameters:  # of this stream; a stream that it goes into says it anew
+                    del response.parameters[FINAL_PARAMETER]
+                yield response
         except grpc.aio.AioRpcError as failure:
             raise error_of(failure, self.name) from None
+        except (asyncio.CancelledError, grpc.aio.UsageError):
+            self._raise_if_closed()
+            raise
         finally:
-            rpc.cancel()
+            if rpc is not None:
+                rpc.cancel()
 
     async def metadata(self, request: pb.ModelMetadataRequest, call: Call) -> pb.ModelMetadataResponse:
         if self.model or self.version:
-            request = pb.ModelMetadataRequest(name=self.model or request.name, version=self.version or request.version)
+            asked = pb.ModelMetadataRequest()
+            asked.CopyFrom(request)  # with what this build does not know
+            asked.name, asked.version = self.model or request.name, self.version or request.version
+            request = asked
         return await self._ask("ModelMetadata", request, pb.ModelMetadataResponse, call)
 
     async def ready(self, model: str = "", version: str = "") -> bool:
@@ -94,6 +109,10 @@ class RemoteService(InferenceService, ModelRepository):
             if isinstance(error, (Unavailable, DeadlineExceeded)):
                 return False
             raise error from None
+        except grpc.aio.UsageError:
+            if not self._channel.closed:
+                raise
+            return False
 
     async def index(self, request: pb.RepositoryIndexRequest, call: Call) -> pb.RepositoryIndexResponse:
         return await self._ask("RepositoryIndex", request, pb.RepositoryIndexResponse, call)
@@ -125,7 +144,16 @@ class RemoteService(InferenceService, ModelRepository):
             )
         except grpc.aio.AioRpcError as failure:
             raise error_of(failure, self.name) from None
+        except (asyncio.CancelledError, grpc.aio.UsageError):
+            self._raise_if_closed()
+            raise
         return self._parsed(answer, data)
+
+    def _raise_if_closed(self) -> None:
+        """grpc cancels the calls of a channel that is closed; that is an answer to them, and no wish of their caller."""
+        task = asyncio.current_task()
+        if self._channel.closed and not (task and task.cancelling()):
+            raise Unavailable(f"{self.name}: its channel was closed", reason="CHANNEL_CLOSED", hop=self.name) from None
 
     def _serialised(self, request: pb.ModelInferRequest) -> bytes:
         """The request's bytes with the chosen model and version, which are written and taken back with no await in between."""
@@ -167,6 +195,7 @@ class Channel:
         self.infer: Callable[..., Any] = self._channel.unary_unary(f"{SERVICE}ModelInfer")
         self.stream: Callable[..., Any] = self._channel.stream_stream(f"{SERVICE}ModelStreamInfer")
         self._unary: dict[str, Callable[..., Any]] = {}
+        self.closed = False
 
     def unary(self, rpc: str, data: bytes, **options: Any) -> Any:
         method = self._unary.get(rpc)
@@ -175,6 +204,7 @@ class Channel:
         return method(data, **options)
 
     async def close(self) -> None:
+        self.closed = True
         await self._channel.close()
 
 

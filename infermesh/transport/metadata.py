@@ -24,6 +24,7 @@ ATTEMPT = "x-infermesh-attempt"
 MESH_PREFIX = "x-infermesh-"
 TRACE_KEYS = ("traceparent", "tracestate", "baggage")  # W3C Trace Context and Baggage
 MAX_REQUEST_ID = 128
+MAX_BAGGAGE = 4096  # what we add must not push the metadata over grpc's 8 KiB, where the next hop would refuse the call
 
 Metadata = Sequence[tuple[str, str | bytes]]
 
@@ -44,7 +45,7 @@ def read_call(metadata: Metadata, time_remaining: float | None, peer: str, *, in
         peer=peer,
     )
     if "traceparent" in found or "baggage" in found:
-        call.trace = {key: found[key] for key in TRACE_KEYS if key in found}
+        call.trace = {key: found[key] for key in TRACE_KEYS if key in found and len(found[key]) <= MAX_BAGGAGE}
     if inside_mesh:
         tenant = found.get(TENANT)
         if tenant:

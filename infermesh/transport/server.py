@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
@@ -17,6 +17,7 @@ from infermesh.config import PortTaken, ServerConfig
 from infermesh.protocol import open_inference_pb2 as pb
 from infermesh.protocol import open_inference_pb2_grpc as pb_grpc
 from infermesh.service import Stack
+from infermesh.transport.health import Health
 from infermesh.transport.servicer import Malformed, Servicer
 
 __all__ = ["Server"]
@@ -26,8 +27,6 @@ HEALTH = health.SERVICE_NAME
 REFLECTION = reflection.SERVICE_NAME
 LIVE = "live"
 
-_SERVING = health_pb2.HealthCheckResponse.SERVING
-_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _log = logging.getLogger(__name__)
 
 
@@ -43,7 +42,7 @@ class Server:
         self.config = config
         self.port = 0
         self._servicer = Servicer(name, config.max_in_flight, inside_mesh=inside_mesh)
-        self._health = health.aio.HealthServicer()
+        self._health = Health()
         self._leaving = asyncio.Event()
         self._server = grpc.aio.server(options=_options(config))
         registrar: Any = _Registrar(self._server, self._leaving)
@@ -61,7 +60,7 @@ class Server:
         except RuntimeError:
             raise PortTaken(f"gRPC port {address} can't be listened on: it is taken, or not allowed") from None
         await self.set_ready(False)
-        await self._health.set(LIVE, _SERVING)
+        self._health.set(LIVE, serving=True)
         await self._server.start()
 
     def mount(self, service: Stack) -> None:
@@ -72,7 +71,7 @@ class Server:
         """What health and ServerReady say; a change reaches those who watch."""
         self._servicer.ready = ready
         for name in ("", OIP):
-            await self._health.set(name, _SERVING if ready else _NOT_SERVING)
+            self._health.set(name, serving=ready)
 
     @property
     def is_ready(self) -> bool:
@@ -90,7 +89,7 @@ class Server:
         return self._servicer.in_flight
 
     async def stop(self, grace_s: float) -> None:
-        """Take no new call, answer those that were accepted within the grace, end the rest."""
+        """Take no new call, answer those that were accepted within the grace, end the rest. To be called once or more."""
         self._leaving.set()
         self._servicer.leave()
         await self._server.stop(grace_s)

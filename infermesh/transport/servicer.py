@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import grpc
 
 import infermesh
 from infermesh.call import Call
-from infermesh.errors import InvalidRequest, MeshError, ResourceExhausted, Unavailable, Unimplemented
+from infermesh.errors import InvalidRequest, ResourceExhausted, Unavailable, Unimplemented
 from infermesh.protocol import open_inference_pb2 as pb
 from infermesh.protocol.open_inference_pb2_grpc import GRPCInferenceServiceServicer
 from infermesh.service import Stack
 from infermesh.transport.metadata import read_call
-from infermesh.transport.status import status_of, unforeseen
+from infermesh.transport.status import answer_of, status_of
 from infermesh.transport.stream import answer_in_order
 
 __all__ = ["Malformed", "Servicer"]
@@ -48,16 +49,14 @@ def _answered(rpc: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any
                     f"{name}: the {request.size_bytes} bytes of the request are no protobuf message", reason="MALFORMED"
                 )
             return await rpc(self, request, call)
-        except MeshError as error:
-            code, text, trailing = status_of(error, self.name)
         except Exception as error:
-            code, text, trailing = status_of(unforeseen(error, call, name), self.name)
+            code, text, trailing = status_of(answer_of(error, call, name), self.name)
         return await context.abort(code, text, trailing)
 
     return answered
 
 
-class Servicer(GRPCInferenceServiceServicer):
+class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated, without types
     """Answers for a service, once there is one; counts what is in flight and refuses more than the bound."""
 
     def __init__(self, name: str, max_in_flight: int, *, inside_mesh: bool) -> None:
@@ -86,21 +85,22 @@ class Servicer(GRPCInferenceServiceServicer):
         finally:
             self.in_flight -= 1
 
-    async def ModelStreamInfer(
-        self, requests: AsyncIterator[Any], context: Context
-    ) -> AsyncIterator[pb.ModelStreamInferResponse]:
-        async for answer in answer_in_order(
-            requests, lambda: self.call(context), self._stream, self._leaving, self.name
-        ):
-            yield answer
+    async def ModelStreamInfer(self, requests: AsyncIterator[Any], context: Context) -> None:
+        """Written as a coroutine: grpc does not close a generator whose caller goes away while an answer is being sent."""
+        answers = answer_in_order(requests, lambda: self.call(context), self._stream, self._leaving, self.name)
+        async with aclosing(answers):
+            async for answer in answers:
+                await context.write(answer)
         if self._leaving.is_set():
             await context.abort(grpc.StatusCode.UNAVAILABLE, f"{self.name}: this replica is leaving")
 
-    async def _stream(self, request: pb.ModelInferRequest, call: Call) -> AsyncIterator[pb.ModelInferResponse]:
+    async def _stream(self, request: pb.ModelInferRequest, call: Call) -> AsyncGenerator[pb.ModelInferResponse, None]:
         self._enter()
         try:
-            async for answer in self._mounted().stream(request, call):
-                yield answer
+            answers = cast(AsyncGenerator[pb.ModelInferResponse, None], self._mounted().stream(request, call))
+            async with aclosing(answers):
+                async for answer in answers:
+                    yield answer
         finally:
             self.in_flight -= 1
 
@@ -192,5 +192,5 @@ _SHARED_MEMORY = "tensors travel in the message; send them as raw_input_contents
 for _rpc in ("Status", "Register", "Unregister"):
     for _kind in ("System", "Cuda"):
         setattr(Servicer, f"{_kind}SharedMemory{_rpc}", _not_offered(f"{_kind}SharedMemory{_rpc}", _SHARED_MEMORY))
-Servicer.TraceSetting = _not_offered("TraceSetting", "spans are set up by configuration (telemetry.otlp_endpoint)")  # type: ignore[method-assign]
-Servicer.LogSettings = _not_offered("LogSettings", "logs are set up by configuration (telemetry.log_level)")  # type: ignore[method-assign]
+Servicer.TraceSetting = _not_offered("TraceSetting", "spans are set up by configuration (telemetry.otlp_endpoint)")
+Servicer.LogSettings = _not_offered("LogSettings", "logs are set up by configuration (telemetry.log_level)")

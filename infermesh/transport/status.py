@@ -7,6 +7,7 @@ failed; RetryInfo: the pushback), `grpc-retry-pushback-ms` for clients that retr
 from __future__ import annotations
 
 import logging
+import secrets
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -18,7 +19,7 @@ from infermesh.call import Call
 from infermesh.errors import ForeignStatus, Internal, MeshError
 from infermesh.protocol.open_inference_pb2 import ModelStreamInferResponse
 
-__all__ = ["FINAL_PARAMETER", "HOP", "error_in_stream", "error_of", "status_of", "stream_failure", "unforeseen"]
+__all__ = ["FINAL_PARAMETER", "HOP", "answer_of", "error_in_stream", "error_of", "status_of", "stream_failure"]
 
 HOP = "x-infermesh-hop"
 REJECTED = "x-infermesh-rejected"
@@ -26,7 +27,16 @@ DETAILS = "grpc-status-details-bin"
 PUSHBACK = "grpc-retry-pushback-ms"
 DOMAIN = "infermesh"
 CODE_PARAMETER = "infermesh_code"
+REASON_PARAMETER = "infermesh_reason"
+HOP_PARAMETER = "infermesh_hop"
+REJECTED_PARAMETER = "infermesh_rejected"
+PUSHBACK_PARAMETER = "infermesh_retry_pushback_ms"
 FINAL_PARAMETER = "triton_final_response"
+
+MAX_PUSHBACK_DIGITS = 9
+MAX_WORD = (
+    128  # characters of a reason or a hop that a backend sent: what it makes up must not overflow our own metadata
+)
 
 _log = logging.getLogger(__name__)
 _CLASSES: dict[str, type[MeshError]] = {
@@ -44,6 +54,8 @@ _CLASSES: dict[str, type[MeshError]] = {
         errors.Internal,
     )
 }
+
+_NAMES = frozenset(code.name for code in grpc.StatusCode) - {"OK"}
 
 # What grpc core says when no backend took the call: nothing was started there.
 _NOT_STARTED = (
@@ -68,7 +80,7 @@ def status_of(error: MeshError, hop: str) -> tuple[grpc.StatusCode, str, tuple[t
         retry = RetryInfo(retry_delay=Duration(nanos=0))
         retry.retry_delay.FromNanoseconds(int(error.retry_after_s * 1e9))
         details.details.add().Pack(retry)
-        trailing.append((PUSHBACK, str(max(1, round(error.retry_after_s * 1000)))))
+        trailing.append((PUSHBACK, str(_milliseconds(error.retry_after_s))))
     trailing.append((DETAILS, details.SerializeToString()))
     return code, error.message, tuple(trailing)
 
@@ -80,51 +92,74 @@ def error_of(failure: grpc.aio.AioRpcError, hop: str) -> MeshError:
     text = failure.details() or ""
     reported = trailing.get(HOP)
     reason, retry_after_s = "", None
-    if (pushback := trailing.get(PUSHBACK)) is not None and str(pushback).isdecimal():
-        retry_after_s = int(str(pushback)) / 1000
+    pushback = str(trailing.get(PUSHBACK, ""))
+    if pushback.isdecimal() and len(pushback) <= MAX_PUSHBACK_DIGITS:
+        retry_after_s = int(pushback) / 1000
     if isinstance(packed := trailing.get(DETAILS), bytes):
-        reason = _reason(packed)
+        reason = _reason(packed)[:MAX_WORD]
     rejected = trailing.get(REJECTED) == "1" or (
         name == "UNAVAILABLE" and reported is None and any(words in text.lower() for words in _NOT_STARTED)
     )
-    if reported is None and name in (
-        "UNAVAILABLE",
-        "UNKNOWN",
-        "INTERNAL",
-    ):  # grpc's own words: say which backend they are about
-        text = f"{hop}: {text}"
-    kind = _CLASSES.get(name)
-    at = str(reported or hop)
-    if kind is None:
-        return ForeignStatus(name, text, reason=reason, hop=at, rejected=rejected, retry_after_s=retry_after_s)
-    return kind(text, reason=reason, hop=at, rejected=rejected, retry_after_s=retry_after_s)
+    if reported is None and name in ("UNAVAILABLE", "UNKNOWN", "INTERNAL"):
+        text = f"{hop}: {text}"  # grpc's own words: say which backend they are about
+    at = str(reported or hop)[:MAX_WORD]
+    return _error(name, text, reason=reason, hop=at, rejected=rejected, retry_after_s=retry_after_s)
 
 
-def stream_failure(error: MeshError, request_id: str) -> ModelStreamInferResponse:
-    """An in-stream failure: Triton's form (text, and the id of the request), with the code beside it as a parameter."""
+def stream_failure(error: MeshError, request_id: str, hop: str) -> ModelStreamInferResponse:
+    """An in-stream failure: Triton's form (text, and the id of the request), with what a status carries as parameters."""
     failure = ModelStreamInferResponse(error_message=error.message or error.code)
     failure.infer_response.id = request_id
-    failure.infer_response.parameters[CODE_PARAMETER].string_param = error.code
-    failure.infer_response.parameters[FINAL_PARAMETER].bool_param = True
+    parameters = failure.infer_response.parameters
+    parameters[CODE_PARAMETER].string_param = error.code
+    parameters[REASON_PARAMETER].string_param = error.reason
+    parameters[HOP_PARAMETER].string_param = error.hop or hop
+    if error.rejected:
+        parameters[REJECTED_PARAMETER].bool_param = True
+    if error.retry_after_s is not None:
+        parameters[PUSHBACK_PARAMETER].int64_param = _milliseconds(error.retry_after_s)
+    parameters[FINAL_PARAMETER].bool_param = True
     return failure
 
 
 def error_in_stream(failure: ModelStreamInferResponse, hop: str) -> MeshError:
     """The error of an in-stream failure; INTERNAL when the backend did not say which code it is."""
-    code = failure.infer_response.parameters[CODE_PARAMETER].string_param
-    return _CLASSES.get(code, Internal)(failure.error_message, hop=hop)
+    parameters = failure.infer_response.parameters
+    pushback = parameters[PUSHBACK_PARAMETER].int64_param if PUSHBACK_PARAMETER in parameters else None
+    code = parameters[CODE_PARAMETER].string_param
+    return _error(
+        code if code in _NAMES else "INTERNAL",
+        failure.error_message,
+        reason=parameters[REASON_PARAMETER].string_param[:MAX_WORD],
+        hop=parameters[HOP_PARAMETER].string_param[:MAX_WORD] or hop,
+        rejected=parameters[REJECTED_PARAMETER].bool_param,
+        retry_after_s=None if pushback is None else pushback / 1000,
+    )
 
 
-def unforeseen(error: Exception, call: Call | None, rpc: str) -> Internal:
-    """INTERNAL for an exception that nobody foresaw: a fixed text and an id for the log, where the exception goes."""
-    trace_id = call.trace.get("traceparent", "")[3:35] if call else ""
-    identity = trace_id or (call.request_id if call else "")
-    _log.error(
-        "unforeseen error in %s", rpc, exc_info=error, extra={"request_id": call.request_id if call else "", "rpc": rpc}
-    )
-    return Internal(
-        f"internal error; the log has it under {identity}" if identity else "internal error; the log has it"
-    )
+def answer_of(error: Exception, call: Call, rpc: str) -> MeshError:
+    """What a caller is told of an exception: a foreseen error as it is, anything else as INTERNAL with a fixed text and an id.
+
+    The id is the call's trace id, or one made here; the log has the exception under it.
+    """
+    if isinstance(error, MeshError) and (error.hop or error.code != Internal.code):
+        return error
+    trace_id = call.trace.get("traceparent", "")[3:35] or secrets.token_hex(16)
+    fields = {"trace_id": trace_id, "request_id": call.request_id, "rpc": rpc}
+    _log.error("internal error in %s: %s", rpc, error, exc_info=error, extra=fields)
+    reason = error.reason if isinstance(error, MeshError) else ""
+    return Internal(f"internal error; the log has it under trace id {trace_id}", reason=reason)
+
+
+def _error(code: str, text: str, *, reason: str, hop: str, rejected: bool, retry_after_s: float | None) -> MeshError:
+    kind = _CLASSES.get(code)
+    if kind is None:
+        return ForeignStatus(code, text, reason=reason, hop=hop, rejected=rejected, retry_after_s=retry_after_s)
+    return kind(text, reason=reason, hop=hop, rejected=rejected, retry_after_s=retry_after_s)
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, round(seconds * 1000))  # 0 would say "at once"
 
 
 def _reason(packed: bytes) -> str:
@@ -133,7 +168,7 @@ def _reason(packed: bytes) -> str:
             if detail.Is(ErrorInfo.DESCRIPTOR):
                 info = ErrorInfo()
                 detail.Unpack(info)
-                return info.reason
+                return str(info.reason)
     except Exception:  # what a backend put there must not hide its status
         return ""
     return ""

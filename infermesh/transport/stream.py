@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from typing import Any
 
 from infermesh.call import Call
-from infermesh.errors import InvalidRequest, MeshError
+from infermesh.errors import InvalidRequest
 from infermesh.protocol.open_inference_pb2 import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
-from infermesh.transport.status import FINAL_PARAMETER, stream_failure, unforeseen
+from infermesh.transport.status import FINAL_PARAMETER, answer_of, stream_failure
 
 __all__ = ["answer_in_order"]
 
 MAX_IN_FLIGHT = 32  # requests of one stream; past it we read no more, and HTTP/2's window stops the sender
 MAX_ANSWERS = 8  # that one request may have waiting while an earlier one is written
 
-Answer = Callable[[ModelInferRequest, Call], AsyncIterator[ModelInferResponse]]
+Answer = Callable[[ModelInferRequest, Call], AsyncGenerator[ModelInferResponse, None]]
 
 
 async def answer_in_order(
     requests: AsyncIterator[Any], new_call: Callable[[], Call], answer: Answer, leaving: asyncio.Event, hop: str
-) -> AsyncIterator[ModelStreamInferResponse]:
+) -> AsyncGenerator[ModelStreamInferResponse, None]:
     """The answers to a stream of requests; a request that fails is an in-stream failure, and the stream goes on.
 
-    When `leaving` is set no more requests are read; what was read is answered. Cancelling ends all work.
+    When `leaving` is set no more requests are read; what was read is answered. Closing it, or cancelling, ends all work and
+    leaves no task behind.
     """
     turns: asyncio.Queue[asyncio.Queue[ModelStreamInferResponse | None] | None] = asyncio.Queue(MAX_IN_FLIGHT)
     tasks: set[asyncio.Task[None]] = set()
@@ -37,17 +39,17 @@ async def answer_in_order(
                     "ModelStreamInfer: the bytes of the request are no protobuf message", reason="MALFORMED"
                 )
             last: ModelInferResponse | None = None
-            async for response in answer(request, call):
-                if last is not None:
-                    await answers.put(ModelStreamInferResponse(infer_response=last))
-                last = response
+            async with aclosing(answer(request, call)) as responses:
+                async for response in responses:
+                    if last is not None:
+                        await answers.put(ModelStreamInferResponse(infer_response=last))
+                    last = response
             if last is not None:
                 last.parameters[FINAL_PARAMETER].bool_param = True
                 await answers.put(ModelStreamInferResponse(infer_response=last))
-        except MeshError as error:
-            await answers.put(stream_failure(error, getattr(request, "id", "")))
         except Exception as error:
-            await answers.put(stream_failure(unforeseen(error, call, "ModelStreamInfer"), getattr(request, "id", "")))
+            failure = answer_of(error, call, "ModelStreamInfer")
+            await answers.put(stream_failure(failure, getattr(request, "id", ""), hop))
         await answers.put(None)
 
     async def read() -> None:
@@ -60,12 +62,12 @@ async def answer_in_order(
 
     async def read_until_end() -> None:
         leave = asyncio.ensure_future(leaving.wait())
+        following: asyncio.Future[Any] | None = None
         try:
             while not leaving.is_set():
                 following = asyncio.ensure_future(anext(requests, None))
                 await asyncio.wait({following, leave}, return_when=asyncio.FIRST_COMPLETED)
                 if not following.done():
-                    following.cancel()
                     return
                 request = following.result()
                 if request is None:
@@ -77,6 +79,8 @@ async def answer_in_order(
                 task.add_done_callback(tasks.discard)
         finally:
             leave.cancel()
+            if following is not None:
+                following.cancel()
 
     reader = asyncio.create_task(read())
     try:
@@ -85,6 +89,7 @@ async def answer_in_order(
                 yield response
         await reader
     finally:
-        reader.cancel()
-        for task in tasks:
-            task.cancel()
+        ending = [reader, *tasks]
+        for each in ending:
+            each.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)

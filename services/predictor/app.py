@@ -20,13 +20,11 @@ async def build(config: PredictorConfig, telemetry: Telemetry) -> AsyncIterator[
     """The predictor, outermost first. Returns when every model of the start-up set has been tried."""
     repository = Repository(config.repository, config.execution)
     telemetry.metrics.registry.register(repository.collector(telemetry.metrics.service))
-    await repository.load_all()
     try:
+        await repository.load_all()
         yield stack(
             *([Traced(telemetry.tracing.span)] if telemetry.tracing.enabled else []),  # its span holds everything below
-            Measured(
-                telemetry.metrics.request, repository.label
-            ),  # above the deadline, so that expired calls are counted
+            Measured(telemetry.metrics.request, repository.label),  # above the deadline: expired calls are counted
             WithinDeadline(
                 config.deadline.default, config.deadline.maximum
             ),  # a call that waits for a model has an end

@@ -37,4 +37,6 @@ def config_message(version: ModelVersion) -> pb.ModelConfig:
 
 
 def _data_type(datatype: str) -> pb.DataType:
-    return pb.DataType.Value("TYPE_STRING" if datatype == "BYTES" else f"TYPE_{datatype}")
+    return pb.DataType.Value(  # type: ignore[return-value]  # an int at run time, whatever the stub says
+        "TYPE_STRING" if datatype == "BYTES" else f"TYPE_{datatype}"
+    )

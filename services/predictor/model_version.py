@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import os
 import re
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,24 +14,32 @@ import numpy as np
 import onnxruntime as ort
 
 from infermesh.call import Call
-from infermesh.errors import DeadlineExceeded, Internal, InvalidRequest, ResourceExhausted, quoted
+from infermesh.errors import Internal, InvalidRequest, Unavailable, quoted
 from infermesh.tensors import DATATYPES, Array
 from services.predictor.config import ExecutionConfig
 from services.predictor.onnx_types import DATATYPE_OF, NEEDS_ORT_VALUE, from_ort_value, strings_from_bytes, to_ort_value
 from services.predictor.statistics import Statistics
+from services.predictor.threads import Threads
 
 __all__ = ["LoadFailed", "ModelVersion", "TensorSpec", "cpu_quota"]
 
-_log = logging.getLogger(__name__)
 
 WARM_UP_RUNS = 50
 WARM_UP_SECONDS = 0.25  # a slow model is not run fifty times to learn that it is slow
 MAX_WARM_UP_ELEMENTS = 10_000_000
-QUEUE_PUSHBACK_S = 0.05
+MAX_INLINE_CHARACTERS = 1024  # of all strings of a request together: what they cost is not told by their number
+
+# A run inline that takes longer than the bound adds to an account, a fast one takes 1 off. It overflows with the fourth of
+# slow runs that come more often than one in fifty: a process that lost its core for a moment is no slow model.
+SLOW_RUN = 50
+SLOW_ACCOUNT = 150
 
 # The work of these operators depends on values, not only on shapes, so a short warm-up says nothing about the next run.
 # In a model file an operator's name stands behind its tag (NodeProto.op_type = 4, length-delimited) and length.
-_CONTROL_FLOW = re.compile(rb"\x22(\x04Loop|\x04Scan|\x02If|\x0bSequenceMap)")
+_BY_VALUE = re.compile(
+    rb"\x22(\x04Loop|\x04Scan|\x02If|\x0bSequenceMap|\x05Range|\x0fConstantOfShape|\x06Expand|\x04Tile|\x03Pad|\x06OneHot"
+    rb"|\x06Resize|\x08Upsample|\x0eRegexFullMatch)"
+)
 
 _LEVELS = {
     "disabled": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
@@ -61,7 +66,7 @@ class ModelVersion:
     """Runs one version. Made by `load`; `close` when nobody will call `run` again, what runs then is finished.
 
     Runs happen in threads of this version's own, so that a model that hangs holds up no other. A version that its warm-up
-    showed to be tiny runs on the event loop, for inputs no larger than those of the warm-up, until one run takes longer.
+    showed to be tiny runs on the event loop, for inputs no larger than those of the warm-up, until runs take longer.
     """
 
     def __init__(self, model: str, version: int, path: Path, config: ExecutionConfig) -> None:
@@ -77,6 +82,7 @@ class ModelVersion:
         except Exception as error:  # ONNX Runtime raises a class per cause, of no common base
             raise LoadFailed(_reason(error, path)) from None
         self.inputs = _specs(self._session.get_inputs(), "input")
+        self._shared = _shared_dimensions(self._session.get_inputs())
         self.outputs = _specs(self._session.get_outputs(), "output")
         self.properties = {key: str(value) for key, value in self._session.get_modelmeta().custom_metadata_map.items()}
         self._by_name = {spec.name: spec for spec in self.inputs}
@@ -84,14 +90,19 @@ class ModelVersion:
         self._output_by_name = {spec.name: spec for spec in self.outputs}
         self._needs_ort_value = any(spec.datatype in NEEDS_ORT_VALUE for spec in (*self.inputs, *self.outputs))
         self._strings = [spec.name for spec in self.inputs if spec.datatype == "BYTES"]
-        self._pool = ThreadPoolExecutor(config.instances, thread_name_prefix=f"{model}-{version}")
-        self._waiting = 0
+        self._threads = Threads(f"model {quoted(model)} version {version}", config.instances, config.max_queue)
+        self._slow = 0
         self._inline_elements = self._warm_up(path)
 
     @property
     def instances(self) -> int:
         """Runs at a time."""
         return self._config.instances
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the queue."""
+        return self._threads.waiting
 
     @property
     def runs_inline(self) -> bool:
@@ -114,6 +125,15 @@ class ModelVersion:
                     f"{self._where(name)}: expected {specs[name].datatype} {list(expected)}, got shape {list(shape)[:16]}",
                     reason="INPUT_SHAPE",
                 )
+        for dimension, (first, axis), others in self._shared:
+            size = arrays[first].shape[axis]
+            for name, other_axis in others:
+                if arrays[name].shape[other_axis] != size:
+                    raise InvalidRequest(
+                        f"{self._where(name)}: expected {size} in dimension {other_axis} ({dimension}), as input "
+                        f"{quoted(first)} has, got shape {list(arrays[name].shape)[:16]}",
+                        reason="INPUT_SHAPE",
+                    )
 
     def check_datatypes(self, inputs: Sequence[Any]) -> None:
         """Raise InvalidRequest for a tensor of a request whose datatype is not the model's."""
@@ -140,62 +160,53 @@ class ModelVersion:
         return asked
 
     async def run(self, arrays: dict[str, Array], outputs: list[str], call: Call) -> list[tuple[str, str, Array]]:
-        """The outputs as (name, datatype, array). Cancelling drops the run if it has not begun; what runs can't be stopped."""
+        """The outputs as (name, datatype, array). Cancelling drops the run, or ends it if it has begun in a thread."""
         for name in self._strings:
             arrays[name] = strings_from_bytes(arrays[name], self._where(name))
-        if self._inline_elements and max((a.size for a in arrays.values()), default=0) <= self._inline_elements:
+        if self._inline_elements and self._fits_inline(arrays):
             started = time.perf_counter()
             values = self._compute(arrays, outputs)
-            took = time.perf_counter() - started
-            self.statistics.compute.add(took)
-            if took > 5 * self._config.inline_below:
-                self._inline_elements = 0  # what the warm-up said is not true for these inputs: leave the loop
+            waited, took = 0.0, time.perf_counter() - started
+            if took > self._config.inline_below:
+                self._slow += SLOW_RUN
+                if self._slow > SLOW_ACCOUNT:
+                    self._inline_elements = 0  # what the warm-up said is not true for these inputs: leave the loop
+            elif self._slow:
+                self._slow -= 1
         else:
-            values = await self._run_in_thread(arrays, outputs, call)
+            values, waited, took = await self._threads.run(
+                lambda options: self._compute(arrays, outputs, options), call
+            )
+        self.statistics.queue.add(waited)
+        self.statistics.compute.add(took)
         specs = self._output_by_name
         return [(name, specs[name].datatype, value) for name, value in zip(outputs, values, strict=True)]
 
-    def close(self) -> None:
-        """Take no more runs; the session goes when the last one is done."""
-        self._pool.shutdown(wait=False)
+    def close(self, *, end_runs: bool = False) -> None:
+        """Take no more runs; the session goes when the last one is done, or has been told to end."""
+        self._threads.close(end_runs=end_runs)
 
-    async def _run_in_thread(self, arrays: dict[str, Array], outputs: list[str], call: Call) -> list[Array]:
-        if self._waiting >= self._config.max_queue + self._config.instances:
-            raise ResourceExhausted(
-                f"model {quoted(self.model)} version {self.version}: {self._config.max_queue} requests are waiting, which is the bound",
-                reason="QUEUE_FULL",
-                rejected=True,
-                retry_after_s=QUEUE_PUSHBACK_S,
-            )
-        queued = time.perf_counter()
+    def _fits_inline(self, arrays: dict[str, Array]) -> bool:
+        most = self._inline_elements
+        for array in arrays.values():
+            if array.size > most:
+                return False
+        characters = sum(len(text) for name in self._strings for text in arrays[name].ravel().tolist())
+        return characters <= MAX_INLINE_CHARACTERS
 
-        def work() -> tuple[list[Array], float, float]:
-            if call.deadline.expired:
-                raise DeadlineExceeded(
-                    f"model {quoted(self.model)} version {self.version}: the deadline passed in its queue",
-                    rejected=True,
-                )
-            started = time.perf_counter()
-            return self._compute(arrays, outputs), started, time.perf_counter()
-
-        self._waiting += 1
-        try:
-            values, started, ended = await asyncio.get_running_loop().run_in_executor(self._pool, work)
-        finally:
-            self._waiting -= 1
-        self.statistics.queue.add(started - queued)
-        self.statistics.compute.add(ended - started)
-        return values
-
-    def _compute(self, arrays: dict[str, Array], outputs: list[str]) -> list[Array]:
+    def _compute(
+        self, arrays: dict[str, Array], outputs: list[str], options: ort.RunOptions | None = None
+    ) -> list[Array]:
         try:
             if not self._needs_ort_value:
-                results: list[Array] = self._session.run(outputs, arrays)
+                results: list[Array] = self._session.run(outputs, arrays, options)
                 return results
             feed = {name: to_ort_value(array, self._by_name[name].datatype) for name, array in arrays.items()}
-            values = self._session.run_with_ort_values(outputs, feed)
+            values = self._session.run_with_ort_values(outputs, feed, options)
             return [from_ort_value(v, self._output_by_name[n].datatype) for n, v in zip(outputs, values, strict=True)]
         except Exception as error:  # ONNX Runtime raises a class per cause, of no common base
+            if options is not None and options.terminate:
+                raise Unavailable(f"model {quoted(self.model)}: its run was ended, the predictor stops") from None
             raise self._run_failed(error) from None
 
     def _run_failed(self, error: Exception) -> InvalidRequest | Internal:
@@ -203,8 +214,7 @@ class ModelVersion:
         where = f"model {quoted(self.model)} version {self.version}"
         if isinstance(error, ort.capi.onnxruntime_pybind11_state.InvalidArgument):
             return InvalidRequest(f"{where}: the model refused its input: {quoted(text, 300)}", reason="MODEL_REFUSED")
-        _log.error("the model failed", extra={"model": self.model, "version": self.version, "cause": text[:2000]})
-        return Internal(f"{where}: the model failed on this input; the predictor's log says how", reason="MODEL_FAILED")
+        return Internal(f"{where}: the model failed on this input: {text}", reason="MODEL_FAILED")
 
     def _refuse_names(self, arrays: dict[str, Array]) -> None:
         expected = ", ".join(f"{s.name} {s.datatype} {list(s.shape)}" for s in self.inputs)[:400]
@@ -236,11 +246,9 @@ class ModelVersion:
                 times.append(time.perf_counter() - started)
         except (InvalidRequest, Internal):
             return 0
-        if len(times) < WARM_UP_RUNS or _CONTROL_FLOW.search(path.read_bytes()):
+        if len(times) < WARM_UP_RUNS or _BY_VALUE.search(path.read_bytes()):
             return 0
-        tail = sorted(times)[
-            int(0.98 * len(times))
-        ]  # the first, cold run is the slowest of fifty, and not what p99 is about
+        tail = sorted(times)[-2]  # the first, cold run is the slowest of fifty, and not what p99 is about
         return max((a.size for a in arrays.values()), default=1) if tail < self._config.inline_below else 0
 
 
@@ -272,6 +280,19 @@ def _specs(nodes: Sequence[Any], kind: str) -> tuple[TensorSpec, ...]:
         shape = tuple(d if isinstance(d, int) and d >= 0 else -1 for d in node.shape)
         specs.append(TensorSpec(node.name, DATATYPE_OF[node.type], shape))
     return tuple(specs)
+
+
+def _shared_dimensions(nodes: Sequence[Any]) -> list[tuple[str, tuple[str, int], list[tuple[str, int]]]]:
+    """Named dimensions that stand in several inputs, such as `rows`: name, where it is first, where else.
+
+    In ONNX equal names mean equal sizes, but ONNX Runtime does not compare them: it fails somewhere inside the graph.
+    """
+    places: dict[str, list[tuple[str, int]]] = {}
+    for node in nodes:
+        for axis, dimension in enumerate(node.shape):
+            if isinstance(dimension, str):
+                places.setdefault(dimension, []).append((node.name, axis))
+    return [(name, first, others) for name, (first, *others) in places.items() if others]
 
 
 def _ones(spec: TensorSpec) -> Array:

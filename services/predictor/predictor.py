@@ -63,7 +63,7 @@ class Predictor(InferenceService, ModelRepository):
 
     async def unload(self, request: pb.RepositoryModelUnloadRequest, call: Call) -> pb.RepositoryModelUnloadResponse:
         check_model_name(request.model_name)
-        self.repository.unload(request.model_name)
+        await self.repository.unload(request.model_name)
         return pb.RepositoryModelUnloadResponse()
 
     async def config(self, request: pb.ModelConfigRequest, call: Call) -> pb.ModelConfigResponse:

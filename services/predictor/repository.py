@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,12 +17,16 @@ from infermesh.errors import FailedPrecondition, NotFound, Unavailable, quoted
 from infermesh.names import check_model_name, check_version
 from infermesh.protocol.open_inference_pb2 import RepositoryIndexResponse
 from services.predictor.config import ExecutionConfig, RepositoryConfig
+from services.predictor.model_config import execution_of
 from services.predictor.model_version import LoadFailed, ModelVersion, cpu_quota
 
 __all__ = ["Repository"]
 
 MODEL_FILE = "model.onnx"
 READY, LOADING, UNAVAILABLE = "READY", "LOADING", "UNAVAILABLE"
+UNLOADED = "unloaded"  # the reason of a version that was dropped on request, which is no failure
+
+_VERSION_FOLDER = re.compile(r"0|[1-9][0-9]{0,17}")  # one spelling for one version: 01 and 1 would be the same number
 
 _log = logging.getLogger(__name__)
 
@@ -56,7 +61,7 @@ class Repository:
     @property
     def ready(self) -> bool:
         """Whether the start-up set has been tried; under strict readiness also whether all of it is loaded."""
-        return self._tried and not (self._config.strict_readiness and any(m.reasons for m in self._models.values()))
+        return self._tried and not (self._config.strict_readiness and self._has_failures())
 
     def label(self, model: str) -> str:
         """The model's name if there is such a model, else the empty string."""
@@ -76,7 +81,7 @@ class Repository:
 
     async def load(self, model: str) -> None:
         """Load what the model's folder holds now, all versions, and drop versions that are gone. Raises NotFound for no such
-        model, FailedPrecondition with the reasons when not one version can be loaded."""
+        model, FailedPrecondition with the reasons when one of its versions can't be loaded; the others are, all the same."""
         if not _is_model(self._folder(model)):
             raise NotFound(f"model {quoted(model)}: not in the repository")
         entry = await self._load(model)
@@ -86,15 +91,16 @@ class Repository:
                 f"model {quoted(model)}: {why or 'no version in its folder'}", reason="MODEL_LOAD_FAILED"
             )
 
-    def unload(self, model: str) -> None:
-        """Drop all versions of a model; what runs is finished."""
-        entry = self._models.get(model)
-        if entry is None:
+    async def unload(self, model: str) -> None:
+        """Drop all versions of a model; what runs is finished. Waits for a load that came before."""
+        if model not in self._models:
             raise NotFound(f"model {quoted(model)}: not in the repository")
-        for version in entry.loaded.values():
-            version.close()
-            entry.reasons[version.version_text] = "unloaded"
-        entry.loaded.clear()
+        async with self._one_at_a_time(model):
+            entry = self._models[model]
+            for version in entry.loaded.values():
+                version.close()
+                entry.reasons[version.version_text] = UNLOADED
+            entry.loaded.clear()
 
     def resolve(self, model: str, version: str) -> ModelVersion:
         """The version that is to answer: the one named, or the newest. Raises what section 3 of the protocol says."""
@@ -153,9 +159,9 @@ class Repository:
         return response
 
     def close(self) -> None:
-        """Drop everything; runs that have begun are finished by their threads."""
+        """Drop everything. Runs that have begun are told to end: this comes after the drain, nobody waits for them."""
         for version in self.loaded():
-            version.close()
+            version.close(end_runs=True)
         self._models.clear()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
@@ -164,47 +170,61 @@ class Repository:
         return _Collector(self, service)
 
     async def _load(self, model: str) -> _Model:
-        async with self._loading.setdefault(model, asyncio.Lock()):  # one at a time: two reloads must not race
+        async with self._one_at_a_time(model):
             entry = self._models.setdefault(model, _Model())
-            folders = (
-                [p for p in sorted(self._folder(model).iterdir()) if p.is_dir()] if self._folder(model).is_dir() else []
-            )
+            folders = _version_folders(self._folder(model))
             reasons: dict[str, str] = {} if folders else {"": f"no version folder in {model}/"}
-            numbered = [p for p in folders if p.name.isdecimal() and p.name.isascii() and len(p.name) <= 18]
+            numbered = [p for p in folders if _VERSION_FOLDER.fullmatch(p.name)]
             reasons |= {p.name: "the name of a version folder is a number" for p in folders if p not in numbered}
             entry.loading = {p.name for p in numbered}
-            results = await asyncio.gather(*(self._load_version(model, p) for p in numbered), return_exceptions=True)
-            fresh: dict[int, ModelVersion] = {}
+            try:
+                results = await asyncio.gather(*(self._load_version(model, p) for p in numbered))
+            finally:
+                entry.loading = set()  # also when who asked for it has gone away
+            fresh = {result.version: result for result in results if isinstance(result, ModelVersion)}
             for path, result in zip(numbered, results, strict=True):
-                if isinstance(result, ModelVersion):
-                    fresh[result.version] = result
-                elif isinstance(result, LoadFailed):
+                if isinstance(result, LoadFailed):
                     reasons[path.name] = str(result)
                     _log.error(
                         "model version not loaded", extra={"model": model, "version": path.name, "reason": str(result)}
                     )
-                else:
-                    raise result
-            old, entry.loading, entry.reasons = entry.loaded, set(), reasons
-            kept = {
-                n: v for n, v in old.items() if n not in fresh and str(n) in reasons
-            }  # its new file is bad: the old one serves on
+            old, entry.reasons = entry.loaded, reasons
+            # Its new file is bad: the old one serves on.
+            kept = {n: v for n, v in old.items() if n not in fresh and str(n) in reasons}
             entry.loaded = dict(sorted({**kept, **fresh}.items()))
             for number, version in old.items():
                 if number not in kept:
                     version.close()
             return entry
 
-    async def _load_version(self, model: str, folder: Path) -> ModelVersion:
-        def make() -> ModelVersion:
-            path = folder / MODEL_FILE
-            if not path.is_file():
-                raise LoadFailed(f"no {MODEL_FILE} in {model}/{folder.name}/")
-            return ModelVersion(model, int(folder.name), path, self._execution)
+    async def _load_version(self, model: str, folder: Path) -> ModelVersion | LoadFailed:
+        """The version, or why there is none: one that fails must not end the load of the others."""
 
-        version = await asyncio.get_running_loop().run_in_executor(self._threads, make)
-        _log.info("model version loaded", extra={"model": model, "version": folder.name, "inline": version.runs_inline})
-        return version
+        def make() -> ModelVersion | LoadFailed:
+            path = folder / MODEL_FILE
+            try:
+                if not path.is_file():
+                    return LoadFailed(f"no {MODEL_FILE} in {model}/{folder.name}/")
+                return ModelVersion(model, int(folder.name), path, execution_of(folder.parent, self._execution))
+            except LoadFailed as failure:
+                return failure
+            except Exception as error:
+                _log.exception("unforeseen error while a model was loaded", extra={"model": model})
+                return LoadFailed(f"{type(error).__name__}; the log says more")
+
+        result = await asyncio.get_running_loop().run_in_executor(self._threads, make)
+        if isinstance(result, ModelVersion):
+            _log.info(
+                "model version loaded", extra={"model": model, "version": folder.name, "inline": result.runs_inline}
+            )
+        return result
+
+    def _one_at_a_time(self, model: str) -> asyncio.Lock:
+        """Two reloads of a model must not race, nor a load and an unload."""
+        return self._loading.setdefault(model, asyncio.Lock())
+
+    def _has_failures(self) -> bool:
+        return any(reason != UNLOADED for entry in self._models.values() for reason in entry.reasons.values())
 
     def _folder(self, model: str) -> Path:
         if "/" in model or "\\" in model or model.startswith("."):
@@ -219,7 +239,15 @@ class Repository:
 
 
 def _is_model(path: Path) -> bool:
-    return path.is_dir() and not path.name.startswith((".", "_"))
+    try:
+        return path.is_dir() and not path.name.startswith((".", "_"))
+    except OSError:  # a name that is too long for the file system
+        return False
+
+
+def _version_folders(model: Path) -> list[Path]:
+    """Hidden folders are somebody's tools', not versions."""
+    return [p for p in sorted(model.iterdir()) if _is_model(p)] if model.is_dir() else []
 
 
 class _Collector(Collector):

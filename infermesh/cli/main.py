@@ -1,0 +1,72 @@
+"""The `infermesh` command."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+import infermesh
+from infermesh.cli import config, keys, models
+from infermesh.cli.console import out, say_failure
+from infermesh.cli.failure import Failure
+from infermesh.cli.infer import infer
+from infermesh.cli.ready import ready
+from infermesh.config import ConfigError
+
+__all__ = ["app"]
+
+
+class _Command(TyperGroup):
+    """Turns what a user did wrong into a line and an exit status; a defect of ours keeps its traceback."""
+
+    def invoke(self, ctx: typer.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Failure as failure:
+            say_failure(failure)
+            raise typer.Exit(failure.status) from None
+        except ConfigError as error:
+            say_failure(Failure(str(error)))
+            raise typer.Exit(2) from None
+
+
+app = typer.Typer(
+    cls=_Command,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help=(
+        "An inference mesh: gateway, transformer, predictor and explainer, each a gRPC service that speaks the Open "
+        "Inference Protocol v2.\n\nStart with [bold]infermesh up[/], then paste one of the calls that it prints."
+    ),
+)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        out.print(f"infermesh {infermesh.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    pass
+
+
+app.command("infer", no_args_is_help=True)(infer)
+app.command("ready")(ready)
+app.add_typer(models.app, name="models")
+app.add_typer(keys.app, name="keys")
+app.add_typer(config.app, name="config")
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,82 @@
+"""A caller that is no hop of the mesh: the command line's way to ask any OIP server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, TypeVar, cast
+
+import grpc
+from google.protobuf.message import Message
+
+from infermesh.protocol import open_inference_pb2 as pb
+from infermesh.protocol import open_inference_pb2_grpc as pb_grpc
+from infermesh.transport.status import error_of
+
+__all__ = ["OutsideCaller"]
+
+API_KEY = "x-api-key"
+
+R = TypeVar("R", bound=Message)
+
+
+class OutsideCaller:
+    """Blocking calls to one target, with the key of a caller; any thread may use it. A context manager.
+
+    Every method raises a MeshError for a status other than OK. `timeout_s` is the deadline of each call. `metadata` goes with
+    every call; keys are in lower case.
+    """
+
+    def __init__(
+        self, target: str, key: str = "", *, timeout_s: float = 30.0, metadata: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        self.target = target
+        self.timeout_s = timeout_s
+        self._metadata = [*([(API_KEY, key)] if key else []), *metadata]
+        limit = 2**31 - 1  # what the server sends is its own to bound
+        options = [("grpc.max_receive_message_length", limit), ("grpc.max_send_message_length", limit)]
+        options += [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)]
+        self._channel = grpc.insecure_channel(target, options=options)
+        self._stub: Any = pb_grpc.GRPCInferenceServiceStub(self._channel)
+
+    def infer(self, request: pb.ModelInferRequest, metadata: Sequence[tuple[str, str]] = ()) -> pb.ModelInferResponse:
+        return self._call("ModelInfer", request, pb.ModelInferResponse, metadata)
+
+    def metadata(self, model: str, version: str = "") -> pb.ModelMetadataResponse:
+        return self._call(
+            "ModelMetadata", pb.ModelMetadataRequest(name=model, version=version), pb.ModelMetadataResponse
+        )
+
+    def server(self) -> pb.ServerMetadataResponse:
+        """Name, version and extensions of who answers."""
+        return self._call("ServerMetadata", pb.ServerMetadataRequest(), pb.ServerMetadataResponse)
+
+    def is_ready(self) -> bool:
+        return self._call("ServerReady", pb.ServerReadyRequest(), pb.ServerReadyResponse).ready
+
+    def index(self, *, only_ready: bool = False) -> pb.RepositoryIndexResponse:
+        return self._call("RepositoryIndex", pb.RepositoryIndexRequest(ready=only_ready), pb.RepositoryIndexResponse)
+
+    def load(self, model: str) -> None:
+        request = pb.RepositoryModelLoadRequest(model_name=model)
+        self._call("RepositoryModelLoad", request, pb.RepositoryModelLoadResponse)
+
+    def unload(self, model: str) -> None:
+        request = pb.RepositoryModelUnloadRequest(model_name=model)
+        self._call("RepositoryModelUnload", request, pb.RepositoryModelUnloadResponse)
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def __enter__(self) -> OutsideCaller:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _call(self, rpc: str, request: Message, answer: type[R], metadata: Sequence[tuple[str, str]] = ()) -> R:
+        try:
+            response = getattr(self._stub, rpc)(request, timeout=self.timeout_s, metadata=[*self._metadata, *metadata])
+        except grpc.RpcError as failure:  # has code, details and trailing metadata, as the one of grpc.aio
+            raise error_of(cast(grpc.aio.AioRpcError, failure), self.target) from None
+        return cast(R, response)
