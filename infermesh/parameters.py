@@ -16,9 +16,7 @@ PRIORITY = "priority"
 MODEL = "infermesh_model"
 VARIANT = "infermesh_variant"
 FALLBACK = "infermesh_fallback"
-FEATURES = (
-    "infermesh_features"  # present | stale | defaulted | redis_unavailable: the worst of the rows that were looked up
-)
+FEATURES = "infermesh_features"  # present | stale | defaulted | redis_unavailable: the worst row that was looked up
 
 
 def check_parameters(request: ModelInferRequest) -> None:

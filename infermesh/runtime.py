@@ -64,25 +64,24 @@ def run(name: str, kind: type[C], build: Build[C], *, inside_mesh: bool = True) 
         runner = asyncio.Runner()
     else:
         runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    status = 0
     try:
-        with runner:
-            runner.run(serve(name, config, build, inside_mesh=inside_mesh))
+        runner.run(serve(name, config, build, inside_mesh=inside_mesh))
     except PortTaken as error:
-        _exit(_line(f"{name}: {error}", EXIT_PORT))
+        status = _line(f"{name}: {error}", EXIT_PORT)
     except Exception as error:
         _log.critical("%s could not be started: %s", name, error, exc_info=error)
-        _exit(EXIT_FAILED)
-    _exit(0)
+        status = EXIT_FAILED
+    _exit(status)
 
 
 def _exit(status: int) -> NoReturn:
-    """Exit, also while a thread of a pool is in the middle of something long: Python would wait for it, past every grace."""
-    if any(t is not threading.current_thread() and t.is_alive() and not t.daemon for t in threading.enumerate()):
-        logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    sys.exit(status)
+    """Exit at once. All that is to be closed is closed by now, and a model that is still being loaded or run in a thread can't be
+    interrupted: an ordinary exit would wait for it, past every grace."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 async def serve(
@@ -118,8 +117,8 @@ async def serve(
         _log.info("stopped")
     finally:
         await server.stop(0)
-        await asyncio.to_thread(telemetry_server.close)
-        await asyncio.to_thread(tracing.close)
+        telemetry_server.close()  # these two block the loop, on which nothing is left to do
+        tracing.close()
 
 
 async def _serve_built(

@@ -69,7 +69,9 @@ def as_json(response: ModelInferResponse) -> str:
         value["parameters"] = {key: _plain(parameter) for key, parameter in sorted(response.parameters.items())}
     lines = [f"  {json.dumps(key)}: {json.dumps(part, ensure_ascii=False)}" for key, part in value.items()]
     tensors = ",\n".join(f"    {json.dumps(tensor, ensure_ascii=False)}" for tensor in outputs)
-    return "{\n" + ",\n".join([*lines, f'  "outputs": [\n{tensors}\n  ]']) + "\n}"  # a tensor a line, not an element a line
+    return (
+        "{\n" + ",\n".join([*lines, f'  "outputs": [\n{tensors}\n  ]']) + "\n}"
+    )  # a tensor a line, not an element a line
 
 
 def _by_row(outputs: Mapping[str, Array], classes: tuple[str, ...]) -> RenderableType:
@@ -116,7 +118,7 @@ def _by_output(response: ModelInferResponse, outputs: Mapping[str, Array]) -> Re
 
 
 def _columns(array: Array) -> int:
-    return array.size // max(1, array.shape[0])
+    return int(array.size) // max(1, int(array.shape[0]))
 
 
 def _without_bits(response: ModelInferResponse, name: str, array: Array) -> Array:

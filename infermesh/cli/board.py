@@ -42,7 +42,9 @@ class Line:
 
 def table(lines: list[Line]) -> Table:
     """The lines as a table that fits a hundred columns."""
-    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), border_style="bright_black", header_style="bold")
+    drawn = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), border_style="bright_black", header_style="bold"
+    )
     drawn.add_column("service", style="bold", no_wrap=True)
     drawn.add_column("address", style="cyan", no_wrap=True)
     drawn.add_column("metrics", no_wrap=True)
@@ -51,7 +53,9 @@ def table(lines: list[Line]) -> Table:
         drawn.add_column(title, justify="right", no_wrap=True)
     for line in lines:
         busy = line.traffic
-        numbers = [str(busy.requests), _errors(busy), _time(busy.p50_s), _time(busy.p99_s)] if busy else ["", "", "", ""]
+        numbers = (
+            [str(busy.requests), _errors(busy), _time(busy.p50_s), _time(busy.p99_s)] if busy else ["", "", "", ""]
+        )
         state = Text(line.state, _STYLES.get(line.state, "yellow"))
         if line.restarts:
             state.append(f" ↻{line.restarts}", "yellow")  # how often it was started again

@@ -104,8 +104,7 @@ def _commented(kind: type[BaseModel]) -> str:
         shared = 0
         while shared < min(len(open_path), len(each.path) - 1) and open_path[shared] == each.path[shared]:
             shared += 1
-        for depth in range(shared, len(each.path) - 1):
-            lines.append(f"{'  ' * depth}{each.path[depth]}:")
+        lines += [f"{'  ' * depth}{each.path[depth]}:" for depth in range(shared, len(each.path) - 1)]
         open_path = each.path[:-1]
         indent = "  " * (len(each.path) - 1)
         if each.text:

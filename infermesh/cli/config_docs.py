@@ -40,8 +40,8 @@ In the variables, put the name of the service for `<SERVICE>`.
 _FILES = """\
 ## Files of their own
 
-What changes while a service runs is a file: it is parsed whole, checked whole, and takes effect whole. A file with a fault keeps the
-last good one in effect and raises a metric. No environment variable reaches into them.
+What changes while a service runs is a file: it is parsed whole, checked whole, and takes effect whole. A file with a fault keeps
+the last good one in effect and raises a metric. No environment variable reaches into them.
 """
 
 _ROW = "| `{key}` | {type} | {default} | {variable} | {text} |\n"
@@ -61,9 +61,9 @@ def page() -> str:
         parts.append(_TITLES + "".join(_row(each, service) for each in own))
     parts.append(_FILES)
     for name, place in FILES.items():
-        kind = model_of(place)
-        parts.append(f"### {name}.yaml\n\n{_prose(kind)}\n")
-        parts.append(_FILE_TITLES + "".join(_file_row(each) for each in settings(kind)))
+        model = model_of(place)
+        parts.append(f"### {name}.yaml\n\n{_prose(model)}\n")
+        parts.append(_FILE_TITLES + "".join(_file_row(each) for each in settings(model)))
     return "\n".join(parts)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 from rich.console import Console
 from rich.text import Text
 
@@ -9,7 +12,9 @@ from infermesh.cli.failure import Failure
 
 __all__ = ["err", "out", "say_failure"]
 
-out = Console(highlight=False)
+PIPE_WIDTH = 120  # rich takes 80 for what is no terminal, which cuts addresses in tables
+
+out = Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH)
 err = Console(stderr=True, highlight=False)
 
 

@@ -8,7 +8,7 @@ import re
 import secrets
 import tempfile
 from collections.abc import Sequence
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,7 +46,7 @@ def new_key(
         typer.Option("--model", help="A model that it may use, or a prefix that ends in *. Repeatable; left out: all."),
     ] = None,
     expires: Annotated[
-        str, typer.Option("--expires", metavar="YYYY-MM-DD", help="The day from which it is refused.")
+        str, typer.Option("--expires", metavar="YYYY-MM-DD", help="The day, in UTC, from which it is refused.")
     ] = "",
     file: File = None,
 ) -> None:
@@ -82,7 +82,7 @@ def list_keys(
     table = Table("caller", "tenant", "scopes", "models", "expires", "sha256", box=box.SIMPLE_HEAD, pad_edge=False)
     for entry in _entries(_read(file), file):
         expires = str(entry.get("expires") or "never")
-        over = isinstance(entry.get("expires"), date) and _as_day(entry["expires"]) <= date.today()
+        over = isinstance(entry.get("expires"), date) and _as_day(entry["expires"]) <= datetime.now(UTC).date()
         table.add_row(
             Text(str(entry.get("caller", ""))),
             Text(str(entry.get("tenant", ""))),
@@ -117,8 +117,10 @@ def append(file: Path, entry: Entry) -> None:
     if not before:
         text = re.sub(r"^keys:[ \t]*(\[[ \t]*\])?[ \t]*(?=#|$)", "keys: ", text, count=1, flags=re.MULTILINE)
         text = "\n".join(line.rstrip() for line in text.splitlines())
+        if not re.search(r"^keys:", text, flags=re.MULTILINE):
+            text += "\nkeys:"
     first = re.search(r"^([ \t]*)-[ \t]", text, flags=re.MULTILINE)
-    grown = text.rstrip("\n") + "\n" + _block(entry, first[1] if before and first else "  ")
+    grown = text.strip("\n") + "\n" + _block(entry, first[1] if before and first else "  ")
     try:
         after = _entries(grown, file)
     except Failure:
@@ -126,7 +128,7 @@ def append(file: Path, entry: Entry) -> None:
     if after != [*before, entry]:
         raise Failure(
             f"{file}: an entry can't be added at its end",
-            hint="let the list under `keys:` stand last, one entry after the other, or paste the entry that is printed without --file",
+            hint="let the list under `keys:` stand last, an entry a line, or paste what is printed without --file",
         )
     _replace(file, grown)
 

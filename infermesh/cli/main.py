@@ -8,11 +8,12 @@ import typer
 from typer.core import TyperGroup
 
 import infermesh
-from infermesh.cli import config, keys, models
+from infermesh.cli import config, features, keys, models
 from infermesh.cli.console import out, say_failure
 from infermesh.cli.failure import Failure
 from infermesh.cli.infer import infer
 from infermesh.cli.ready import ready
+from infermesh.cli.up import demo, up
 from infermesh.config import ConfigError
 
 __all__ = ["app"]
@@ -21,7 +22,7 @@ __all__ = ["app"]
 class _Command(TyperGroup):
     """Turns what a user did wrong into a line and an exit status; a defect of ours keeps its traceback."""
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except Failure as failure:
@@ -61,9 +62,12 @@ def root(
     pass
 
 
+app.command("up")(up)
+app.command("demo")(demo)
 app.command("infer", no_args_is_help=True)(infer)
 app.command("ready")(ready)
 app.add_typer(models.app, name="models")
+app.add_typer(features.app, name="features")
 app.add_typer(keys.app, name="keys")
 app.add_typer(config.app, name="config")
 

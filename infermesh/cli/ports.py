@@ -17,6 +17,8 @@ HOST = "127.0.0.1"
 LOWEST, HIGHEST = 20_000, 32_000
 TRIES = 200
 
+_draw = random.SystemRandom().randint  # a program that seeds `random` would else look for the same ports every time
+
 
 def is_free(port: int, host: str = HOST) -> bool:
     """Whether the port can be listened on now; a connection that is still being closed does not count."""
@@ -29,7 +31,7 @@ def is_free(port: int, host: str = HOST) -> bool:
         return True
 
 
-def free_port(draw: Callable[[int, int], int] = random.SystemRandom().randint, host: str = HOST) -> int:
+def free_port(draw: Callable[[int, int], int] = _draw, host: str = HOST) -> int:
     """A port that nobody listens on. Nothing keeps it: who loses the race for it must ask again."""
     for _ in range(TRIES):
         port = draw(LOWEST, HIGHEST)

@@ -104,7 +104,7 @@ class Mesh:
         predictors: int = 1,
         gateway_port: int = 0,
         env: Mapping[str, Mapping[str, str]] | None = None,
-        restarts: Restarts | None = Restarts(),  # noqa: B008  # frozen
+        restarts: Restarts | None = Restarts(),
         start_s: float = 60.0,
         grace_s: float = 20.0,
         tell: Callable[[str], None] = lambda line: None,
@@ -331,7 +331,10 @@ class Mesh:
             if member.name == "gateway" and self._gateway_port:
                 return _gateway_port_taken(self._gateway_port)
             return _PortLost(f"{member.name}: port {member.port} was taken while it started")
-        return Failure(f"{member.name} could not be started: {process.ending()}")
+        said = process.last_words()
+        if said.startswith(f"{member.service} could not be started: "):  # its own summary
+            return Failure(said.replace(member.service, member.name, 1))
+        return Failure(f"{member.name} could not be started: it {process.ending()}")
 
     def _drain(self, members: list[Member]) -> None:
         running: list[Member] = []

@@ -75,19 +75,24 @@ class ServiceProcess:
         self._reader.join(1.0)  # a child of its own may hold the pipe: its last words are not worth more
         return True
 
+    def last_words(self) -> str:
+        """What it said last that may tell why it ended: its errors, and what was no log line."""
+        self._reader.join(1.0 if self.status is not None else 0.0)
+        return "; ".join(self._said)
+
     def ending(self) -> str:
         """How it ended and what it said last, in one line: for people."""
         status = self.status
         if status is None:
             return "runs"
-        self._reader.join(1.0)
         if status < 0:
             how = f"was ended by {signal.Signals(-status).name}"
         elif status == 0:
             how = "has drained and ended"
         else:
             how = f"ended with status {status}"
-        return f"{how}: {'; '.join(self._said)}" if self._said and status > 0 else how
+        said = self.last_words() if status > 0 else ""
+        return f"{how}: {said}" if said else how
 
     def _read(self) -> None:
         assert self._process.stdout is not None

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
 
 from infermesh.cli.failure import Failure
 from infermesh.config import ServiceConfig
@@ -23,12 +24,29 @@ SERVICES = {
     "predictor": "services.predictor.config:PredictorConfig",
     "explainer": "services.explainer.config:ExplainerConfig",
 }
-FILES: dict[str, str] = {}
+FILES = {
+    "routes": "services.gateway.routes:RoutesFile",
+    "keys": "services.gateway.keys:KeysFile",
+    "features": "services.transformer.views:FeatureFile",
+}
 
 REQUIRED = object()  # the default of a setting that has none
 
-_FORMATS = {"duration": "duration", "size": "size", "path": "path", "date": "date", "date-time": "time", "file-path": "path"}
-_TYPES = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false", "null": "nothing"}
+_FORMATS = {
+    "duration": "duration",
+    "size": "size",
+    "path": "path",
+    "date": "date",
+    "date-time": "time",
+    "file-path": "path",
+}
+_TYPES = {
+    "string": "text",
+    "integer": "whole number",
+    "number": "number",
+    "boolean": "true or false",
+    "null": "nothing",
+}
 _BOUNDS = (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<"))
 
 
@@ -68,7 +86,9 @@ def config_of(service: str) -> type[ServiceConfig]:
     try:
         kind = model_of(SERVICES[service])
     except ImportError as error:
-        raise Failure(f"{service}: its configuration can't be read: {error}", hint=f"install infermesh[{service}]") from None
+        raise Failure(
+            f"{service}: its configuration can't be read: {error}", hint=f"install infermesh[{service}]"
+        ) from None
     assert issubclass(kind, ServiceConfig)
     return kind
 
@@ -76,7 +96,13 @@ def config_of(service: str) -> type[ServiceConfig]:
 def settings(kind: type[BaseModel]) -> list[Setting]:
     """All settings of a model, in the order of its fields, nested ones after what holds them."""
     schema = kind.model_json_schema(by_alias=True, mode="validation")
-    return list(_walk(schema, schema.get("$defs", {}), (), {}))
+    # A schema does not say what a default factory makes; those of nested models are in their holder's default.
+    made = {
+        name: to_jsonable_python(field.get_default(call_default_factory=True, validated_data={}))
+        for name, field in kind.model_fields.items()
+        if field.default_factory is not None
+    }
+    return list(_walk(schema, schema.get("$defs", {}), (), made))
 
 
 def _walk(
@@ -133,10 +159,12 @@ def _type(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
         return "mapping"
     kind = schema.get("type", "")
     if kind == "array":
-        return f"list of {_type(schema.get('items', {}), definitions)}"
+        items = _type(schema.get("items", {}), definitions)
+        return "list" if items == "mapping" else f"list of {items}"
     if kind == "object":
         more = schema.get("additionalProperties")
-        return f"mapping of names to {_type(more, definitions)}" if isinstance(more, dict) else "mapping"
+        value = _type(more, definitions) if isinstance(more, dict) else "mapping"
+        return "mapping" if value == "mapping" else f"mapping of names to {value}"
     name = _FORMATS.get(schema.get("format", ""), _TYPES.get(kind, "any value"))
     bounds = [f"{sign} {schema[key]:g}" for key, sign in _BOUNDS if key in schema]
     return f"{name} {', '.join(bounds)}" if bounds else name

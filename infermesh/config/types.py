@@ -79,7 +79,9 @@ Size = Annotated[
 
 def _from_file(path: object, info: ValidationInfo) -> object:
     base = (info.context or {}).get("base")
-    return base / path if base is not None and isinstance(path, str) else path  # a default is a Path: it is not from there
+    return (
+        base / path if base is not None and isinstance(path, str) else path
+    )  # a default is a Path: it is not from there
 
 
 ConfigPath = Annotated[Path, BeforeValidator(_from_file)]

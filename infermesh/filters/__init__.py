@@ -1,7 +1,8 @@
 """Policies that any service may wear; one class, one file, no library but the standard one."""
 
 from infermesh.filters.measured import Measured
+from infermesh.filters.retry import Retry, RetryBudget
 from infermesh.filters.traced import Traced
 from infermesh.filters.within_deadline import WithinDeadline
 
-__all__ = ["Measured", "Traced", "WithinDeadline"]
+__all__ = ["Measured", "Retry", "RetryBudget", "Traced", "WithinDeadline"]

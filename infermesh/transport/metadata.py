@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Sequence
+from urllib.parse import quote, unquote
 
 from infermesh.call import Call, Caller
 from infermesh.deadline import NO_DEADLINE, Deadline
@@ -49,14 +50,14 @@ def read_call(metadata: Metadata, time_remaining: float | None, peer: str, *, in
     if inside_mesh:
         tenant = found.get(TENANT)
         if tenant:
-            call.caller = Caller(tenant=tenant)
-        call.variant = found.get(VARIANT, "")
+            call.caller = Caller(tenant=_decoded(tenant))
+        call.variant = _decoded(found.get(VARIANT, ""))
         call.shadow = found.get(SHADOW) == "1"
         attempt = found.get(ATTEMPT, "")
         call.attempt = int(attempt) if attempt.isdecimal() and len(attempt) < 4 else 1
     else:
-        for key in [key for key in found if key.startswith(MESH_PREFIX)]:
-            del found[key]
+        for key in [key for key in found if key.startswith(MESH_PREFIX) and key != VARIANT]:
+            del found[key]  # what is left of them is a wish for a variant, which the gateway grants by scope
     return call
 
 
@@ -64,9 +65,9 @@ def write_call(call: Call) -> list[tuple[str, str]]:
     """The metadata for the next hop: what the mesh passes on, and nothing else that the caller sent."""
     metadata = [(REQUEST_ID, call.request_id)] if call.request_id else []
     if call.variant:
-        metadata.append((VARIANT, call.variant))
+        metadata.append((VARIANT, _encoded(call.variant)))
     if call.caller.tenant:
-        metadata.append((TENANT, call.caller.tenant))
+        metadata.append((TENANT, _encoded(call.caller.tenant)))
     if call.shadow:
         metadata.append((SHADOW, "1"))
     if call.attempt > 1:
@@ -74,3 +75,12 @@ def write_call(call: Call) -> list[tuple[str, str]]:
     if call.trace:
         metadata.extend(call.trace.items())
     return metadata
+
+
+def _encoded(name: str) -> str:
+    """A name that an operator chose, as metadata can carry it: gRPC refuses a call whose metadata is not printable ASCII."""
+    return name if name.isascii() and name.isprintable() and "%" not in name else quote(name)
+
+
+def _decoded(value: str) -> str:
+    return unquote(value) if "%" in value else value

@@ -34,9 +34,7 @@ PUSHBACK_PARAMETER = "infermesh_retry_pushback_ms"
 FINAL_PARAMETER = "triton_final_response"
 
 MAX_PUSHBACK_DIGITS = 9
-MAX_WORD = (
-    128  # characters of a reason or a hop that a backend sent: what it makes up must not overflow our own metadata
-)
+MAX_WORD = 128  # characters of a reason or hop that a backend sent: what it makes up must not overflow our metadata
 
 _log = logging.getLogger(__name__)
 _CLASSES: dict[str, type[MeshError]] = {
@@ -100,6 +98,9 @@ def error_of(failure: grpc.aio.AioRpcError, hop: str) -> MeshError:
     rejected = trailing.get(REJECTED) == "1" or (
         name == "UNAVAILABLE" and reported is None and any(words in text.lower() for words in _NOT_STARTED)
     )
+    if reported is None and name == "CANCELLED":
+        # Not by us, else no status would come: grpc core answers so for what reaches a server in the moment of its shutdown.
+        name, text = "UNAVAILABLE", "the backend ended the call"
     if reported is None and name in ("UNAVAILABLE", "UNKNOWN", "INTERNAL"):
         text = f"{hop}: {text}"  # grpc's own words: say which backend they are about
     at = str(reported or hop)[:MAX_WORD]

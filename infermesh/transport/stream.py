@@ -33,12 +33,12 @@ async def answer_in_order(
 
     async def work(request: ModelInferRequest, answers: asyncio.Queue[ModelStreamInferResponse | None]) -> None:
         call = new_call()
+        last: ModelInferResponse | None = None  # held back until we know whether it is the last one
         try:
             if not isinstance(request, ModelInferRequest):
                 raise InvalidRequest(
                     "ModelStreamInfer: the bytes of the request are no protobuf message", reason="MALFORMED"
                 )
-            last: ModelInferResponse | None = None
             async with aclosing(answer(request, call)) as responses:
                 async for response in responses:
                     if last is not None:
@@ -48,6 +48,8 @@ async def answer_in_order(
                 last.parameters[FINAL_PARAMETER].bool_param = True
                 await answers.put(ModelStreamInferResponse(infer_response=last))
         except Exception as error:
+            if last is not None:
+                await answers.put(ModelStreamInferResponse(infer_response=last))
             failure = answer_of(error, call, "ModelStreamInfer")
             await answers.put(stream_failure(failure, getattr(request, "id", ""), hop))
         await answers.put(None)

@@ -1,0 +1,282 @@
+"""The short tour of the samples: real predictions, features from the store, a split, a shadow, an explanation."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.console import Console, RenderableType
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from infermesh.cli.answer import CLASSES
+from infermesh.cli.asking import asked
+from infermesh.cli.bars import share_bar
+from infermesh.cli.explanation import Explanation, chart
+from infermesh.cli.failure import Failure
+from infermesh.cli.launch import Launched
+from infermesh.cli.processes import samples_folder
+from infermesh.cli.request import from_json
+from infermesh.cli.scrape import scrape
+from infermesh.cli.split import Promise, read_promise
+from infermesh.cli.store import look_up
+from infermesh.cli.values import names_in
+from infermesh.names import EXPLAINER_SUFFIX
+from infermesh.parameters import VARIANT
+from infermesh.protocol.open_inference_pb2 import ModelInferRequest, ModelInferResponse
+from infermesh.tensors import read_outputs
+from infermesh.transport.outside import OutsideCaller
+
+__all__ = ["DEMO_KEY", "tour"]
+
+DEMO_KEY = "infermesh-demo-key"  # of the samples' keys.yaml; nothing but samples lies behind it
+
+FRAUD, IRIS, CANCER = "fraud-detector", "iris", "breast-cancer"
+CALLS = 200
+SHOWN_FEATURES = 3
+STICKY_CALLS = 20
+SHADOW_WAIT_S = 3.0  # for copies that are still under way
+SHADOW_PAUSE_S = 0.2
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One answer in words."""
+
+    label: str
+    share: float
+    version: str
+    variant: str
+    seconds: float
+
+
+def tour(running: Launched, key: str, out: Console) -> None:
+    """Take it; a few seconds. Raises Failure for an answer that is not what the samples promise."""
+    with asked(running.mesh.address("gateway"), key) as caller:
+        missing = _missing(caller)
+        if missing:
+            out.print(Text(f"no tour: it asks the sample models, and {', '.join(missing)} can't answer", "yellow"))
+            return
+        _models(running, caller, out)
+        _split(running, caller, out)
+        _shadow(running, out)
+        _explanation(running, caller, out)
+
+
+def request_of(model: str) -> ModelInferRequest:
+    """The sample request of a model, as `samples/requests/` has it."""
+    file = samples_folder() / "requests" / f"{model}.json"
+    return from_json(model, json.loads(file.read_text(encoding="utf-8")), {})
+
+
+# ---- one call to each model
+
+
+def _models(running: Launched, caller: OutsideCaller, out: Console) -> None:
+    out.print(_title("one call to each model"))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column("model", style="bold")
+    table.add_column("asked")
+    table.add_column("answer", style="green")
+    table.add_column("", no_wrap=True)
+    table.add_column("by", no_wrap=True)
+    table.add_column("ms", justify="right", style="cyan")
+    for model, words in ((IRIS, _iris_words()), (CANCER, _patient_words()), (FRAUD, _card_words())):
+        answer = _ask(caller, request_of(model))
+        table.add_row(
+            model, words, f"{answer.label} {answer.share:.1%}", share_bar(answer.share, 8, "green"),
+            f"v{answer.version} {answer.variant}", f"{answer.seconds * 1000:.1f}",
+        )  # fmt: skip
+    out.print(table)
+    for view, entity in (("patient", _entity(CANCER)), ("card", _entity(FRAUD))):
+        row = look_up(running.config / "transformer.yaml", running.redis_url, view, entity)
+        if not row:
+            raise Failure(f"the store has no features of {view} {entity}")
+        some = ", ".join(f"{name} {value:g}" for name, value in list(row.items())[:SHOWN_FEATURES])
+        more = f" and {len(row) - SHOWN_FEATURES} more" if len(row) > SHOWN_FEATURES else ""
+        out.print(Text.assemble((f"  store, {entity}: ", "bright_black"), some, (more, "bright_black")))
+
+
+def _iris_words() -> str:
+    values = np.frombuffer(request_of(IRIS).raw_input_contents[0], "<f4").tolist()
+    return "sepal {:g} × {:g}, petal {:g} × {:g} cm".format(*(round(value, 2) for value in values))
+
+
+def _patient_words() -> str:
+    return "patient {patient_id}".format(**_sample_values(CANCER))
+
+
+def _card_words() -> str:
+    values = _sample_values(FRAUD)
+    hour = float(values["hour"])
+    when = f"{int(hour)}:{int(hour % 1 * 60):02d}"
+    return "{card_id}, {amount} EUR, {merchant_category}, {when}, {country}".format(**values, when=when)
+
+
+def _sample_values(model: str) -> dict[str, str]:
+    """The first row of the sample request, as texts."""
+    value = json.loads((samples_folder() / "requests" / f"{model}.json").read_text(encoding="utf-8"))
+    return {tensor["name"]: _plain(tensor["data"][0]) for tensor in value["inputs"]}
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _entity(model: str) -> str:
+    return next(iter(_sample_values(model).values()))
+
+
+def _ask(caller: OutsideCaller, request: ModelInferRequest) -> Prediction:
+    classes = names_in(caller.metadata(request.model_name).properties.get(CLASSES, ""))
+    started = time.perf_counter()
+    response = caller.infer(request)
+    seconds = time.perf_counter() - started
+    shares = np.asarray(read_outputs(response)["probabilities"], np.float64)[0]
+    best = int(shares.argmax())
+    label = classes[best] if best < len(classes) else str(best)
+    return Prediction(label, float(shares[best]), response.model_version, _variant(response), seconds)
+
+
+def _variant(response: ModelInferResponse) -> str:
+    return response.parameters[VARIANT].string_param if VARIANT in response.parameters else ""
+
+
+# ---- the split
+
+
+def _split(running: Launched, caller: OutsideCaller, out: Console) -> None:
+    promise = read_promise(running.config / "routes.yaml", FRAUD)
+    cards = _cards()[:CALLS]
+    started = time.perf_counter()
+    variants = {card: _variant(caller.infer(_transaction(card))) for card in cards}
+    seconds = time.perf_counter() - started
+    counts = Counter(variants.values())
+    out.print(_title(f"{len(cards)} calls to {FRAUD}, each with another card, in {seconds:.1f} s"))
+    out.print(split_table(promise, counts))
+    card = next((card for card, variant in variants.items() if variant != promise.largest), cards[0])
+    again = {_variant(caller.infer(_transaction(card))) for _ in range(STICKY_CALLS)}
+    if again != {variants[card]}:
+        raise Failure(f"card {card} was answered by {variants[card]}, and then by {', '.join(sorted(again))}")
+    out.print(
+        Text.assemble(
+            ("  sticky: ", "bright_black"),
+            f"{card} was answered by {variants[card]}, and so it was {STICKY_CALLS} times more",
+        )
+    )
+
+
+def split_table(promise: Promise, counts: Mapping[str, int]) -> RenderableType:
+    """The variants' shares of some calls beside their weights; ± is two standard deviations of a fair draw."""
+    total = sum(counts.values())
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column("variant", style="bold")
+    for title in ("version", "weight", "expected", "calls", "share"):
+        table.add_column(title, justify="right")
+    table.add_column("")
+    for variant in promise.variants:
+        share = promise.share(variant)
+        spread = 2 * (total * share * (1 - share)) ** 0.5
+        got = counts.get(variant.name, 0)
+        table.add_row(
+            variant.name, variant.version, f"{variant.weight:g}", f"{total * share:.0f} ± {spread:.0f}", str(got),
+            f"{got / total:.1%}" if total else "", share_bar(got / total if total else 0.0, 30, "cyan"),
+        )  # fmt: skip
+    for name in sorted(counts.keys() - {variant.name for variant in promise.variants}):
+        table.add_row(Text(name or "(none)", "red"), "", "", "", str(counts[name]), f"{counts[name] / total:.1%}", "")
+    return table
+
+
+def _cards() -> list[str]:
+    lines = (samples_folder() / "features" / "cards.csv").read_text(encoding="utf-8").splitlines()
+    return [line.split(",", 1)[0] for line in lines[1:]]
+
+
+def _transaction(card: str) -> ModelInferRequest:
+    value = json.loads((samples_folder() / "requests" / f"{FRAUD}.json").read_text(encoding="utf-8"))
+    for tensor in value["inputs"]:
+        if tensor["name"] == "card_id":
+            tensor["data"] = [card]
+    return from_json(FRAUD, value, {})
+
+
+# ---- the shadow
+
+
+def _shadow(running: Launched, out: Console) -> None:
+    promise = read_promise(running.config / "routes.yaml", FRAUD)
+    if not promise.shadows:
+        return
+    calls, counts = _shadow_counts(running, [shadow.name for shadow in promise.shadows])
+    out.print(_title(f"what the shadow saw of these {calls} calls"))
+    out.print(shadow_table(promise, calls, counts))
+
+
+def _shadow_counts(running: Launched, names: list[str]) -> tuple[int, dict[str, dict[str, int]]]:
+    """Calls, and copies by shadow and outcome, when no copy is under way any more."""
+    pause = threading.Event()
+    end = time.monotonic() + SHADOW_WAIT_S
+    before: dict[str, dict[str, int]] = {}
+    while True:
+        samples = scrape(running.mesh.http_address("gateway"))
+        if samples is None:
+            raise Failure("the gateway does not tell its metrics")
+        counts: dict[str, dict[str, int]] = {name: {} for name in names}
+        for labels, value in samples.all("infermesh_gateway_shadow_total"):
+            if labels["model"] == FRAUD and labels["shadow"] in counts and value:
+                counts[labels["shadow"]][labels["outcome"]] = int(value)
+        if counts == before or time.monotonic() >= end:
+            return int(samples.total("infermesh_requests_total", model=FRAUD)), counts
+        before = counts
+        pause.wait(SHADOW_PAUSE_S)
+
+
+def shadow_table(promise: Promise, calls: int, counts: Mapping[str, Mapping[str, int]]) -> RenderableType:
+    """The copies of each shadow by what became of them, beside the fraction that it should get."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column("shadow", style="bold")
+    for title in ("version", "fraction", "expected", "copies"):
+        table.add_column(title, justify="right")
+    table.add_column("outcome")
+    for shadow in promise.shadows:
+        got = counts.get(shadow.name, {})
+        spread = 2 * (calls * shadow.fraction * (1 - shadow.fraction)) ** 0.5
+        outcomes = ", ".join(f"{number} {outcome}" for outcome, number in sorted(got.items())) or "none"
+        table.add_row(
+            shadow.name, shadow.version, f"{shadow.fraction:.0%}", f"{calls * shadow.fraction:.0f} ± {spread:.0f}",
+            str(sum(got.values())), outcomes,
+        )  # fmt: skip
+    return table
+
+
+# ---- the explanation
+
+
+def _explanation(running: Launched, caller: OutsideCaller, out: Console) -> None:
+    request = request_of(FRAUD)
+    request.model_name = FRAUD + EXPLAINER_SUFFIX
+    started = time.perf_counter()
+    explanation = Explanation.read(caller.infer(request))
+    seconds = time.perf_counter() - started
+    out.print(_title(f"why: {FRAUD}, explained in {seconds * 1000:.0f} ms"))
+    row = look_up(running.config / "transformer.yaml", running.redis_url, "card", _entity(FRAUD))
+    values = {**_sample_values(FRAUD), **{name: _plain(value) for name, value in row.items()}}
+    position = explanation.output("fraud") if "fraud" in explanation.outputs else explanation.output()
+    out.print(chart(explanation, position, 0, values))
+
+
+def _missing(caller: OutsideCaller) -> list[str]:
+    ready = {model.name for model in caller.index(only_ready=True).models}
+    return [model for model in (IRIS, CANCER, FRAUD) if model not in ready]
+
+
+def _title(text: str) -> Rule:
+    return Rule(Text(text, "bold"), style="bright_black", align="left")

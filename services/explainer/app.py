@@ -1,0 +1,47 @@
+"""How the explainer is composed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from infermesh.filters import Measured, Traced, WithinDeadline
+from infermesh.runtime import Telemetry
+from infermesh.service import Stack, stack
+from infermesh.telemetry import Metrics
+from infermesh.transport import RemoteService
+from services.explainer.backgrounds import Backgrounds
+from services.explainer.config import ExplainerConfig
+from services.explainer.explain import Observe
+from services.explainer.explainer import Explainer
+
+__all__ = ["build"]
+
+
+@asynccontextmanager
+async def build(config: ExplainerConfig, telemetry: Telemetry) -> AsyncIterator[Stack]:
+    """The explainer, outermost first. Ready as soon as the backgrounds are read; the backend may come later."""
+    backgrounds = Backgrounds(config.backgrounds)
+    backend = RemoteService(config.backends[config.backend], config.backend)
+    explainer = Explainer(backend, backgrounds, config, observe=_observer(telemetry.metrics))
+    try:
+        yield stack(
+            *([Traced(telemetry.tracing.span)] if telemetry.tracing.enabled else []),  # its span holds everything below
+            Measured(telemetry.metrics.request, explainer.label),  # above the deadline: expired calls are counted
+            WithinDeadline(config.deadline.default, config.deadline.maximum),  # sampling goes by the end that this sets
+            service=explainer,
+        )
+    finally:
+        explainer.close()
+        await backend.close()
+
+
+def _observer(metrics: Metrics) -> Observe:
+    asks = metrics.counter("infermesh_explainer_asks_total", "ModelInfers that explanations made.", "model", "method")
+    rows = metrics.counter("infermesh_explainer_rows_total", "Rows in them.", "model", "method")
+
+    def observe(model: str, method: str, asked: int, sent: int) -> None:
+        asks.labels(metrics.service, model, method).inc(asked)
+        rows.labels(metrics.service, model, method).inc(sent)
+
+    return observe

@@ -1,0 +1,117 @@
+"""What the explainer says of itself: OIP metadata, and configuration in Triton's form."""
+
+from __future__ import annotations
+
+import json
+
+from infermesh.errors import MeshError
+from infermesh.names import EXPLAINER_SUFFIX
+from infermesh.protocol import open_inference_pb2 as pb
+from services.explainer.answer import OUTPUTS, OutputSpec
+from services.explainer.backgrounds import Backgrounds
+from services.explainer.parameters import METHODS
+from services.explainer.players import Players
+from services.explainer.signature import CLASSES, COLUMNS, Signature
+
+__all__ = ["config_message", "index_message", "metadata_message", "statistics_message"]
+
+PLATFORM = "infermesh_explainer"
+
+
+def metadata_message(signature: Signature, backgrounds: Backgrounds) -> pb.ModelMetadataResponse:
+    """The model's inputs, the explainer's outputs, and as properties what a request may choose from.
+
+    The number of classes is -1: the parameters `output` and `classes` change it. A model that can't be explained is described
+    with the reason.
+    """
+    tensor = pb.ModelMetadataResponse.TensorMetadata
+    features = _features(signature)
+    return pb.ModelMetadataResponse(
+        name=signature.model + EXPLAINER_SUFFIX,
+        versions=signature.versions,
+        platform=PLATFORM,
+        inputs=[tensor(name=s.name, datatype=s.datatype, shape=s.shape) for s in signature.inputs],
+        outputs=[tensor(name=s.name, datatype=s.datatype, shape=_shape(s, features)) for s in OUTPUTS],
+        properties=_properties(signature, backgrounds, features),
+    )
+
+
+def config_message(config: pb.ModelConfig, signature: Signature) -> pb.ModelConfig:
+    """The model's configuration with the explainer's name and outputs; whole shapes, so there is no batch dimension to add."""
+    features = _features(signature)
+    return pb.ModelConfig(
+        name=signature.model + EXPLAINER_SUFFIX,
+        platform=PLATFORM,
+        backend="infermesh",
+        input=[
+            pb.ModelInput(name=one.name, data_type=one.data_type, dims=spec.shape)
+            for one in config.input
+            for spec in signature.inputs
+            if spec.name == one.name
+        ],
+        output=[
+            pb.ModelOutput(
+                name=s.name,
+                data_type=pb.TYPE_STRING if s.datatype == "BYTES" else pb.TYPE_FP64,
+                dims=_shape(s, features),
+            )
+            for s in OUTPUTS
+        ],
+    )
+
+
+def index_message(index: pb.RepositoryIndexResponse) -> pb.RepositoryIndexResponse:
+    """The explainers of the models in an index."""
+    return pb.RepositoryIndexResponse(
+        models=[
+            pb.RepositoryIndexResponse.ModelIndex(
+                name=one.name + EXPLAINER_SUFFIX, version=one.version, state=one.state, reason=one.reason
+            )
+            for one in index.models
+        ]
+    )
+
+
+def statistics_message(statistics: pb.ModelStatisticsResponse) -> pb.ModelStatisticsResponse:
+    """The statistics of models under the names of their explainers: what the models did, for whomever."""
+    renamed = pb.ModelStatisticsResponse()
+    renamed.CopyFrom(statistics)
+    for one in renamed.model_stats:
+        one.name += EXPLAINER_SUFFIX
+    return renamed
+
+
+def _features(signature: Signature) -> list[str] | None:
+    """The features' names, if the model fixes how many there are."""
+    if any(spec.width < 0 for spec in signature.inputs):
+        return None
+    return list(Players.of(signature, {spec.name: spec.shape[1:] for spec in signature.inputs}).names)
+
+
+def _shape(output: OutputSpec, features: list[str] | None) -> list[int]:
+    size = {"N": -1, "M": -1 if features is None else len(features), "K": -1}
+    return [size[letter] for letter in output.shape]
+
+
+def _properties(signature: Signature, backgrounds: Backgrounds, features: list[str] | None) -> dict[str, str]:
+    passed = {key: value for key, value in signature.properties.items() if key == CLASSES or key.startswith(COLUMNS)}
+    told = {
+        **passed,
+        "infermesh.model": signature.model,
+        "infermesh.methods": json.dumps(METHODS),
+        "infermesh.backgrounds": json.dumps(backgrounds.names(signature.model)),
+    }
+    try:
+        signature.check_rows()
+        told["infermesh.output"] = signature.output().name
+        if features is None:
+            told["infermesh.background"] = backgrounds.default(signature.model)
+        else:
+            told["infermesh.features"] = json.dumps(features)
+            row_shapes = {spec.name: spec.shape[1:] for spec in signature.inputs}
+            background = backgrounds.find(signature, row_shapes)
+            told["infermesh.background"] = background.name
+            told["infermesh.background.rows"] = str(len(background))
+    except MeshError as error:
+        told["infermesh.refused"] = error.message
+    return told

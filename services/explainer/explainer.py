@@ -1,0 +1,166 @@
+"""The leaf service that answers `<model>-explainer` with attributions."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from infermesh.call import Call
+from infermesh.errors import InvalidRequest, NotFound, ResourceExhausted, Unimplemented, quoted
+from infermesh.names import EXPLAINER_SUFFIX, check_model_name, explained_model
+from infermesh.parameters import check_parameters
+from infermesh.protocol import open_inference_pb2 as pb
+from infermesh.service import InferenceService, ModelRepository
+from infermesh.tensors import read_inputs
+from services.explainer.answer import requested_outputs, response_of
+from services.explainer.backgrounds import Backgrounds
+from services.explainer.config import ExplainerConfig
+from services.explainer.describe import config_message, index_message, metadata_message, statistics_message
+from services.explainer.explain import Explain, Observe
+from services.explainer.parameters import Parameters
+from services.explainer.signature import Signature
+
+__all__ = ["Explainer"]
+
+QUEUE_PUSHBACK_S = 0.5
+
+
+class Explainer(InferenceService, ModelRepository):
+    """Explains the models of another service by asking it.
+
+    Needs nothing of a model but its metadata and its answers. `close` it when it is asked no more.
+    """
+
+    def __init__(
+        self,
+        backend: InferenceService,
+        backgrounds: Backgrounds,
+        config: ExplainerConfig,
+        *,
+        observe: Observe = lambda model, method, asked, rows: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.backend = backend
+        self.backgrounds = backgrounds
+        self._repository: ModelRepository = backend if isinstance(backend, ModelRepository) else _NoRepository()
+        self._config = config
+        self._clock = clock
+        self._explain = Explain(backend, backgrounds, config, observe=observe, clock=clock)
+        self._turns = asyncio.Semaphore(config.limits.concurrent)
+        self._waiting = 0
+        self._known: set[str] = set()
+
+    async def infer(self, request: pb.ModelInferRequest, call: Call) -> pb.ModelInferResponse:
+        began = self._clock()
+        model = _model_of(request.model_name)
+        signature = await self._signature(model, request.model_version, call)
+        check_parameters(request)
+        arrays = read_inputs(request)
+        rows = signature.check(request, arrays)
+        outputs = requested_outputs(request)
+        parameters = Parameters.of(request)
+        self._check_size(request, rows)
+        async with self._turn(model):
+            explanation = await self._explain(request, signature, arrays, parameters, call)
+        return response_of(request, explanation, outputs, self._clock() - began)
+
+    async def metadata(self, request: pb.ModelMetadataRequest, call: Call) -> pb.ModelMetadataResponse:
+        signature = await self._signature(_model_of(request.name), request.version, call)
+        return metadata_message(signature, self.backgrounds)
+
+    async def ready(self, model: str = "", version: str = "") -> bool:
+        """Without a model: true, whatever the backend does. With one: whether the backend can answer for it."""
+        return await self.backend.ready(_model_of(model), version) if model else True
+
+    async def index(self, request: pb.RepositoryIndexRequest, call: Call) -> pb.RepositoryIndexResponse:
+        return index_message(await self._repository.index(request, call))
+
+    async def load(self, request: pb.RepositoryModelLoadRequest, call: Call) -> pb.RepositoryModelLoadResponse:
+        raise Unimplemented(
+            f"RepositoryModelLoad: the explainer holds no models; load {quoted(_owner(request.model_name))} where it is served",
+            rejected=True,
+        )
+
+    async def unload(self, request: pb.RepositoryModelUnloadRequest, call: Call) -> pb.RepositoryModelUnloadResponse:
+        raise Unimplemented(
+            f"RepositoryModelUnload: the explainer holds no models; unload {quoted(_owner(request.model_name))} where it is "
+            "served",
+            rejected=True,
+        )
+
+    async def config(self, request: pb.ModelConfigRequest, call: Call) -> pb.ModelConfigResponse:
+        model = _model_of(request.name)
+        signature = await self._signature(model, request.version, call)
+        answer = await self._repository.config(pb.ModelConfigRequest(name=model, version=request.version), call)
+        return pb.ModelConfigResponse(config=config_message(answer.config, signature))
+
+    async def statistics(self, request: pb.ModelStatisticsRequest, call: Call) -> pb.ModelStatisticsResponse:
+        """Those of the models behind, under the names of their explainers."""
+        model = _model_of(request.name) if request.name else ""
+        asked = pb.ModelStatisticsRequest(name=model, version=request.version)
+        return statistics_message(await self._repository.statistics(asked, call))
+
+    def label(self, model: str) -> str:
+        """The name, if it is the explainer of a model that the backend knows; else the empty string."""
+        return model if explained_model(model) in self._known else ""
+
+    def close(self) -> None:
+        """Let go of the threads."""
+        self._explain.close()
+
+    async def _signature(self, model: str, version: str, call: Call) -> Signature:
+        signature = await self._explain.signature(model, version, call)
+        self._known.add(model)  # bounded by the models that the backend has
+        return signature
+
+    def _check_size(self, request: pb.ModelInferRequest, rows: int) -> None:
+        if rows > self._config.limits.rows:
+            raise InvalidRequest(
+                f"model {quoted(request.model_name)}: expected at most {self._config.limits.rows} rows to explain, got {rows}",
+                reason="TOO_MANY_ROWS",
+            )
+
+    @asynccontextmanager
+    async def _turn(self, model: str) -> AsyncIterator[None]:
+        """Wait until fewer explanations are worked on than the bound; those that wait hold their request and no more."""
+        if self._turns.locked() and self._waiting >= self._config.limits.queue:
+            raise ResourceExhausted(
+                f"model {quoted(model)}: {self._waiting} explanations are waiting, which is the bound",
+                reason="QUEUE_FULL",
+                rejected=True,
+                retry_after_s=QUEUE_PUSHBACK_S,
+            )
+        self._waiting += 1
+        try:
+            await self._turns.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            yield
+        finally:
+            self._turns.release()
+
+    def __repr__(self) -> str:
+        return f"Explainer({self.backend!r}, {len(self.backgrounds)} backgrounds)"
+
+
+class _NoRepository(ModelRepository):
+    pass
+
+
+def _model_of(name: str) -> str:
+    """The model that is explained under a name; raises InvalidRequest for an empty one, NotFound for no explainer's."""
+    check_model_name(name)
+    model = explained_model(name)
+    if not model:
+        raise NotFound(
+            f"model {quoted(name)}: no such model; the explainer of a model has its name with {EXPLAINER_SUFFIX} at the end",
+            rejected=True,
+        )
+    return model
+
+
+def _owner(name: str) -> str:
+    return explained_model(name) or name

@@ -1,0 +1,129 @@
+"""Shapley values from antithetic pairs of permutations, with their standard error."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infermesh.deadline import Deadline
+from infermesh.errors import DeadlineExceeded
+from services.explainer.coalitions import chain
+from services.explainer.estimate import Estimate, Floats
+from services.explainer.threads import Threads
+from services.explainer.value import Value
+
+__all__ = ["Plan", "evaluations_of", "pairs_within", "permutation"]
+
+FIRST_ROWS = 2**14  # composite rows of the first round, about: few enough to learn soon how long a pair takes
+ROUND_VALUES = 2**22  # values of one round, in elements: 32 MiB
+PAIRS_TO_TRUST = 10  # before that many pairs a standard error is too uncertain to stop by
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How long to sample: `pairs` of permutations, or until no standard error exceeds `tolerance`, or until `stop`."""
+
+    pairs: int
+    seed: int
+    stop: Deadline
+    tolerance: float | None = None
+
+
+def evaluations_of(pairs: int, players: int) -> int:
+    """Coalitions whose value so many pairs take: those within each permutation, and none and all once."""
+    return 2 + 2 * pairs * (players - 1)
+
+
+def pairs_within(evaluations: int, players: int) -> int:
+    """The pairs that so many evaluations are enough for; 0: not for one."""
+    if players == 1:
+        return evaluations  # nothing lies between none and all: pairs are free
+    return max(0, evaluations - 2) // (2 * (players - 1))
+
+
+async def permutation(
+    value: Value,
+    base: Floats,
+    predictions: Floats,
+    players: int,
+    plan: Plan,
+    threads: Threads,
+    clock: Callable[[], float] = time.monotonic,
+) -> AsyncIterator[Estimate]:
+    """Better and better estimates, one after each round of asking; none when not one pair could be done before `stop`.
+
+    In the order of a permutation each player adds something to those before it; the mean of that over permutations is the
+    attribution (Castro, Gómez, Tejada, "Polynomial calculation of the Shapley value based on sampling", 2009). Permutations
+    come in pairs, one the reverse of the other (Mitchell, Cooper, Frank, Holmes, "Sampling permutations for Shapley value
+    estimation", 2022): the mean of a pair is one sample, and the samples' variance gives the standard error. What each
+    permutation attributes adds up to prediction less base value, so every estimate does.
+
+    All rows of a request share the permutations, drawn from the seed alone: a row gets the same answer whichever rows are
+    beside it, and however the work is cut into rounds.
+    """
+    draw = np.random.default_rng(plan.seed)
+    shape = (*predictions.shape[:1], players, *predictions.shape[1:])
+    mean, squares, done = np.zeros(shape), np.zeros(shape), 0
+    inner = 2 * (players - 1)
+    held = max(1, len(predictions) * inner * predictions.shape[1])
+    most = max(1, ROUND_VALUES // held)
+    cost = max(1, value.cost(inner))
+    size = min(plan.pairs, most, max(2, FIRST_ROWS // cost) if cost <= FIRST_ROWS else 1)
+
+    def add(ranks: NDArray[np.intp], values: Floats) -> None:
+        """Take one pair in, by Welford's running mean and sum of squared deviations."""
+        nonlocal done
+        sample = _added(ranks, values[:, : players - 1], base, predictions)
+        sample += _added(players - 1 - ranks, values[:, players - 1 :], base, predictions)
+        sample /= 2
+        done += 1
+        step = sample - mean
+        mean[...] += step / done
+        squares[...] += step * (sample - mean)
+
+    while done < plan.pairs and not plan.stop.expired:
+        began = clock()
+        ranks = [draw.permutation(players) for _ in range(size)]
+        masks = np.concatenate([part for each in ranks for part in (chain(each), chain(players - 1 - each))])
+        left = plan.stop.remaining()
+        timer = asyncio.timeout(None if left == math.inf else left)
+        try:
+            async with timer:
+                values = await value.of(masks, range(len(predictions)))
+        except TimeoutError:
+            if not timer.expired():
+                raise
+            return
+        except DeadlineExceeded:  # the model was told an earlier end than we were
+            if not done:
+                raise
+            return
+        for number, each in enumerate(ranks):
+            await threads.run(4 * held, add, each, values[:, number * inner : (number + 1) * inner])
+        error = np.sqrt(squares / (done - 1) / done) if done > 1 else np.full(shape, math.inf)
+        if plan.tolerance is None:
+            converged = done == plan.pairs
+        else:
+            converged = done >= min(PAIRS_TO_TRUST, plan.pairs) and bool((error <= plan.tolerance).all())
+        yield Estimate(mean.copy(), error, evaluations_of(done, players), converged)
+        if converged:
+            return
+        pair_s = (clock() - began) / size
+        affordable = plan.stop.remaining() / 2 / pair_s if pair_s > 0 else math.inf
+        if plan.stop.remaining() < pair_s:
+            return  # another pair would be thrown away unfinished
+        size = int(max(1, min(2 * size, most, affordable, plan.pairs - done)))
+
+
+def _added(ranks: NDArray[np.intp], values: Floats, base: Floats, predictions: Floats) -> Floats:
+    """What each player adds when players join by rank; `values` are those between nobody and everybody."""
+    rows, _, columns = values.shape
+    steps = np.concatenate([np.broadcast_to(base, (rows, 1, columns)), values, predictions[:, None]], axis=1)
+    added: Floats = np.diff(steps, axis=1)[:, ranks]
+    return added

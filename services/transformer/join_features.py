@@ -1,0 +1,71 @@
+"""The filter that makes the transformer one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from infermesh.call import Call
+from infermesh.errors import FailedPrecondition, InvalidRequest, MeshError, NotFound
+from infermesh.parameters import FEATURES
+from infermesh.protocol.open_inference_pb2 import ModelInferRequest, ModelInferResponse, ModelMetadataRequest
+from infermesh.service import Filter, Infer, InferenceService
+from services.transformer.plan import Entities, JoinPlan
+from services.transformer.policy import Served, micros
+from services.transformer.store import FeatureStore, StoreUnavailable
+
+__all__ = ["JoinFeatures"]
+
+
+@dataclass
+class JoinFeatures(Filter):
+    """Replaces the entity ids of a request by the features that are stored for them.
+
+    A request for a model without a plan passes untouched, and so does one that brings the looked-up inputs itself instead of the
+    ids (an explainer's, or a what-if call). The response passes as it is, with the parameter `infermesh_features` added: present,
+    stale, defaulted or redis_unavailable, the worst of all rows; it is absent where nothing was looked up.
+
+    `models` is asked whether model and version exist when a request is refused here: that they do not is the graver fault.
+    """
+
+    plans: Mapping[str, JoinPlan]
+    store: FeatureStore
+    models: InferenceService
+    clock: Callable[[], float] = time.time  # wall clock: it is compared with event times
+
+    async def __call__(self, request: ModelInferRequest, call: Call, then: Infer) -> ModelInferResponse:
+        plan = self.plans.get(request.model_name)
+        if plan is None:
+            return await then(request, call)
+        try:
+            entities = plan.read(request)
+            joined, served = (request, None) if entities is None else await self._join(plan, request, entities, call)
+        except (InvalidRequest, FailedPrecondition):
+            await self._check_model(request, call)
+            raise
+        response = await then(joined, call)
+        if served is not None:
+            response.parameters[FEATURES].string_param = served.word
+        return response
+
+    async def _join(
+        self, plan: JoinPlan, request: ModelInferRequest, entities: Entities, call: Call
+    ) -> tuple[ModelInferRequest, Served]:
+        try:
+            found = await self.store.lookup(plan.keys(entities), call.deadline)
+        except StoreUnavailable as away:
+            return plan.join_without(request, entities, str(away))
+        return plan.join(request, entities, found, micros(self.clock()))
+
+    async def _check_model(self, request: ModelInferRequest, call: Call) -> None:
+        asked = ModelMetadataRequest(name=request.model_name, version=request.model_version)
+        try:
+            await self.models.metadata(asked, call)
+        except (NotFound, InvalidRequest):
+            raise
+        except MeshError:
+            return  # it can't be told now, and the request is wrong in any case
+
+    def __repr__(self) -> str:
+        return f"JoinFeatures({', '.join(self.plans)})"

@@ -1,0 +1,28 @@
+"""Under which key of Redis a row lies: `<prefix>:<view>:<entity>`.
+
+An entity id stands in the key as the bytes that the client sent; an integer as its decimal text. There is no hash tag, so that
+the rows of a view spread over all slots of a cluster: whoever reads several of them there groups the keys by slot. An id that
+holds `{…}` is hashed by what is inside, as Redis Cluster does it; that moves the row and harms nothing.
+"""
+
+from __future__ import annotations
+
+__all__ = ["DEFAULT_PREFIX", "MAX_ID_BYTES", "entity_text", "key_prefix"]
+
+DEFAULT_PREFIX = "infermesh"
+MAX_ID_BYTES = 512  # an id names something; what is longer is a mistake, and would be copied at every hop
+
+
+def key_prefix(prefix: str, view: str) -> bytes:
+    """What stands before the entity in every key of a view."""
+    return f"{prefix}:{view}:".encode()
+
+
+def entity_text(entity: bytes | str | int) -> bytes:
+    """The entity as it stands in a key. Raises ValueError for an empty id or one that is too long."""
+    text = entity if isinstance(entity, bytes) else str(entity).encode()
+    if not text:
+        raise ValueError("the entity id is empty")
+    if len(text) > MAX_ID_BYTES:
+        raise ValueError(f"the entity id has {len(text)} bytes, more than {MAX_ID_BYTES}")
+    return text

@@ -1,0 +1,309 @@
+"""Where and when models run: inline or in threads, in a bounded queue, until a deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+import weakref
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from infermesh.call import Call
+from infermesh.deadline import Deadline
+from infermesh.errors import DeadlineExceeded, ResourceExhausted
+from infermesh.filters import WithinDeadline
+from infermesh.service import stack
+from infermesh.tensors import read_outputs
+from services.predictor.threads import Threads
+
+ENDLESS = np.array([10**9])
+
+
+@pytest.fixture
+def hang(ask: Any) -> Any:
+    """A run of model `m` that takes until somebody ends it; returned when it has begun."""
+    started: list[asyncio.Future[Any]] = []
+
+    async def hang(predictor: Any, count: int = 1) -> list[asyncio.Future[Any]]:
+        version = predictor.repository.resolve("m", "")
+        now = [asyncio.ensure_future(predictor.infer(ask("m", n=ENDLESS), Call())) for _ in range(count)]
+        started.extend(now)
+        async with asyncio.timeout(5):
+            while version._threads._running.keys() == set() or len(version._threads._running) < min(count, version.instances):
+                await asyncio.sleep(0.001)
+        return now
+
+    return hang
+
+
+async def end(calls: list[asyncio.Future[Any]]) -> None:
+    for call in calls:
+        call.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
+
+
+async def test_other_models_answer_while_one_hangs(serve: Any, put: Any, models: Any, ask: Any, hang: Any) -> None:
+    """Each version has threads of its own: one that does not come back holds up nobody else."""
+    put("m", 1, models.slow())
+    put("other", 1, models.add(1))
+    predictor = await serve(inline_below="0s")
+    hanging = await hang(predictor)
+
+    async with asyncio.timeout(5):
+        for _ in range(20):
+            await predictor.infer(ask("other", x=np.ones(2, np.float32)), Call())
+        assert await predictor.ready("m")
+
+    assert not hanging[0].done()
+    await end(hanging)
+
+
+async def test_a_full_queue_refuses_at_once_with_a_pushback(serve: Any, put: Any, models: Any, ask: Any, hang: Any) -> None:
+    """As many wait as the bound says; one more is RESOURCE_EXHAUSTED, not started, and told when to come back."""
+    put("m", 1, models.slow())
+    predictor = await serve(max_queue=3)
+    version = predictor.repository.resolve("m", "")
+    hanging = await hang(predictor, 4)
+    assert version.waiting == 3
+
+    with pytest.raises(ResourceExhausted, match='model "m" version 1: 3 requests are waiting, which is the bound') as error:
+        await predictor.infer(ask("m", n=np.array([1])), Call())
+
+    assert (error.value.rejected, error.value.reason, error.value.retry_after_s) == (True, "QUEUE_FULL", 0.05)
+    await end(hanging)
+    assert version.waiting == 0
+    async with asyncio.timeout(5):
+        assert read_outputs(await predictor.infer(ask("m", n=np.array([1])), Call()))["done"].tolist() == [1]
+
+
+async def test_without_a_queue_only_what_can_run_is_taken(serve: Any, put: Any, models: Any, ask: Any, hang: Any) -> None:
+    """`max_queue: 0` lets as many in as there are instances."""
+    put("m", 1, models.slow())
+    predictor = await serve(max_queue=0, instances=2)
+    hanging = await hang(predictor, 2)
+
+    with pytest.raises(ResourceExhausted, match="0 requests are waiting"):
+        await predictor.infer(ask("m", n=np.array([1])), Call())
+
+    await end(hanging)
+
+
+async def test_calls_that_go_away_leave_nothing_in_the_queue(serve: Any, put: Any, models: Any, ask: Any, hang: Any) -> None:
+    """While a model hangs, callers with short deadlines come and go without the queue, or the memory behind it, growing."""
+    put("m", 1, models.slow())
+    predictor = await serve(max_queue=10)
+    version = predictor.repository.resolve("m", "")
+    hanging = await hang(predictor)
+    calls: list[Any] = []
+
+    for _ in range(5):
+        these = [Call(request_id="x") for _ in range(10)]
+        waiting = [asyncio.ensure_future(predictor.infer(ask("m", n=np.array([1])), call)) for call in these]
+        while version.waiting < 10:
+            await asyncio.sleep(0)
+        calls += [weakref.ref(task) for task in waiting]
+        await end(waiting)
+        assert version.waiting == 0
+        del waiting, these
+
+    gc.collect()
+    assert not [ref for ref in calls if ref() is not None]
+    assert version._threads._pool._work_queue.qsize() == 0
+    await end(hanging)
+
+
+async def test_cancelling_a_call_ends_its_run(serve: Any, put: Any, models: Any, ask: Any, hang: Any) -> None:
+    """Nothing goes on computing for a caller who went away: the thread is free again for the next one."""
+    put("m", 1, models.slow())
+    predictor = await serve()
+
+    await end(await hang(predictor))
+
+    async with asyncio.timeout(5):
+        answer = await predictor.infer(ask("m", n=np.array([2])), Call())
+    assert read_outputs(answer)["done"].tolist() == [2]
+
+
+async def test_at_its_deadline_a_run_is_ended(serve: Any, put: Any, models: Any, ask: Any) -> None:
+    """DEADLINE_EXCEEDED in time, and the model is free again."""
+    put("m", 1, models.slow())
+    predictor = await serve()
+    service = stack(WithinDeadline(30), service=predictor)
+
+    started = time.monotonic()
+    with pytest.raises(DeadlineExceeded, match='model "m": no answer within'):
+        await service.infer(ask("m", n=ENDLESS), Call(deadline=Deadline.after(0.1)))
+
+    assert time.monotonic() - started < 1
+    async with asyncio.timeout(5):
+        await service.infer(ask("m", n=np.array([1])), Call())
+
+
+async def test_a_deadline_that_passes_in_the_queue_starts_no_run(serve: Any, put: Any, models: Any, ask: Any, hang: Any) -> None:
+    """When its turn comes too late, a call is refused as not started, and the next in the queue runs."""
+    put("m", 1, models.slow())
+    predictor = await serve()
+    version = predictor.repository.resolve("m", "")
+    hanging = await hang(predictor)
+    late = asyncio.ensure_future(predictor.infer(ask("m", n=np.array([1])), Call(deadline=Deadline.after(0.02))))
+    next_ = asyncio.ensure_future(predictor.infer(ask("m", n=np.array([3])), Call()))
+    await asyncio.sleep(0.05)
+    runs = version.statistics.compute.count
+
+    await end(hanging)
+
+    with pytest.raises(DeadlineExceeded, match='model "m" version 1: the deadline passed in its queue') as error:
+        await late
+    assert error.value.rejected
+    assert read_outputs(await next_)["done"].tolist() == [3]
+    assert version.statistics.compute.count == runs + 1
+
+
+async def test_instances_run_side_by_side_and_no_more(serve: Any, put: Any, models: Any, hang: Any) -> None:
+    """Two instances are two runs at a time; the third call waits."""
+    put("m", 1, models.slow())
+    predictor = await serve(instances=2)
+    version = predictor.repository.resolve("m", "")
+
+    hanging = await hang(predictor, 3)
+
+    assert (len(version._threads._running), version.waiting) == (2, 1)
+    await end(hanging)
+
+
+async def test_closing_ends_what_runs_and_frees_the_threads(serve: Any, put: Any, models: Any, hang: Any) -> None:
+    """After the drain nobody waits for a run, so none may hold the process."""
+    put("m", 1, models.slow())
+    predictor = await serve()
+    version = predictor.repository.resolve("m", "")
+    hanging = await hang(predictor)
+
+    predictor.repository.close()
+
+    async with asyncio.timeout(5):
+        ended = await asyncio.gather(*hanging, return_exceptions=True)
+    assert "its run was ended" in str(ended[0])
+    assert version._threads._pool._shutdown
+
+
+async def test_a_run_goes_to_whoever_came_first() -> None:
+    """The queue is first in, first out, also when some of those who wait go away."""
+    threads, order = Threads("t", 1, 100), []
+    go = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    async def call(number: int) -> None:
+        await threads.run(lambda options: order.append(number), Call())
+
+    async def block() -> None:
+        await threads.run(lambda options: asyncio.run_coroutine_threadsafe(go.wait(), loop).result(), Call())
+
+    first = asyncio.ensure_future(block())
+    await asyncio.sleep(0)
+    calls = [asyncio.ensure_future(call(n)) for n in range(6)]
+    await asyncio.sleep(0)
+    calls[2].cancel()
+    go.set()
+    await first
+    await asyncio.gather(*calls, return_exceptions=True)
+
+    assert order == [0, 1, 3, 4, 5]
+    threads.close()
+    assert threads._pool._shutdown
+
+
+def one_node(models: Any, operator: str, inputs: list[str], **constants: Any) -> bytes:
+    return bytes(
+        models.model(
+            [helper.make_node(operator, inputs, ["y"])],
+            {"x": (TensorProto.INT64, [])},
+            {"y": (TensorProto.INT64, ["n"])},
+            **constants,
+        )
+    )
+
+
+async def test_a_tiny_model_runs_inline_and_one_with_a_loop_never(serve: Any, put: Any, models: Any) -> None:
+    """Operators whose work depends on values are fast in a warm-up and anything later: they stay off the event loop."""
+    put("tiny", 1, models.add(1))
+    put("loop", 1, models.slow())
+    put("range", 1, one_node(models, "Range", ["zero", "x", "one"], zero=np.array(0), one=np.array(1)))
+    predictor = await serve(inline_below="1s")
+
+    inline = {name: predictor.repository.resolve(name, "").runs_inline for name in ("tiny", "loop", "range")}
+
+    assert inline == {"tiny": True, "loop": False, "range": False}
+
+
+async def test_inline_can_be_turned_off_and_slow_models_are_not(serve: Any, put: Any, models: Any) -> None:
+    """0 runs none inline; a model that is slower than the bound in its warm-up is not either."""
+    put("m", 1, models.add(1))
+
+    off, never = await serve(inline_below="0s"), await serve(inline_below="1us")
+
+    assert not off.repository.resolve("m", "").runs_inline
+    assert not never.repository.resolve("m", "").runs_inline
+
+
+@pytest.mark.parametrize(("elements", "inline"), [(1, True), (2, False), (100_000, False)])
+async def test_larger_inputs_than_the_warm_ups_go_to_a_thread(
+    serve: Any, put: Any, models: Any, ask: Any, elements: int, inline: bool
+) -> None:
+    """What was measured is the smallest input; for more nothing was promised."""
+    put("m", 1, models.add(1))
+    predictor = await serve(inline_below="1s")
+    version = predictor.repository.resolve("m", "")
+    handed: list[int] = []
+    run = version._threads.run
+    version._threads.run = lambda work, call: handed.append(1) or run(work, call)
+
+    await predictor.infer(ask("m", x=np.ones(elements, np.float32)), Call())
+
+    assert bool(handed) is not inline
+
+
+@pytest.mark.parametrize(("text", "inline"), [(b"short", True), (b"x" * 2000, False)])
+async def test_a_long_string_is_a_large_input(serve: Any, put: Any, models: Any, ask: Any, text: bytes, inline: bool) -> None:
+    """One element can be a megabyte."""
+    put("m", 1, models.echo(TensorProto.STRING))
+    predictor = await serve(inline_below="1s")
+    version = predictor.repository.resolve("m", "")
+    handed: list[int] = []
+    run = version._threads.run
+    version._threads.run = lambda work, call: handed.append(1) or run(work, call)
+
+    await predictor.infer(ask("m", x=np.array([text], object)), Call())
+
+    assert bool(handed) is not inline
+
+
+async def test_a_model_that_becomes_slow_leaves_the_loop_and_one_hiccup_does_not_count(
+    serve: Any, put: Any, models: Any, ask: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four slow runs in a row end inline runs for good; one now and then, when the process lost its core, does not."""
+    put("m", 1, models.add(1))
+    predictor = await serve(inline_below="1s")
+    version = predictor.repository.resolve("m", "")
+    now, took = 0.0, 0.0
+
+    def clock() -> float:
+        nonlocal now
+        now += took
+        return now
+
+    monkeypatch.setattr("services.predictor.model_version.time.perf_counter", clock)
+    request = ask("m", x=np.ones(1, np.float32))
+
+    for turn in range(400):
+        took = 5.0 if turn % 100 == 0 else 0.0
+        await predictor.infer(request, Call())
+    assert version.runs_inline
+    took = 5.0
+    for _ in range(4):
+        await predictor.infer(request, Call())
+
+    assert not version.runs_inline

@@ -1,0 +1,321 @@
+"""One ModelStreamInfer: side by side inside, in order outside."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any
+
+import grpc
+import pytest
+
+from infermesh.call import Call
+from infermesh.errors import NotFound
+from infermesh.protocol.open_inference_pb2 import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
+from infermesh.service import InferenceService
+from infermesh.transport.stream import MAX_ANSWERS, MAX_IN_FLIGHT, answer_in_order
+
+
+class Worker:
+    """Answers each request when its gate is opened; knows how many it works on, and what was closed."""
+
+    def __init__(self) -> None:
+        self.gates: dict[str, asyncio.Event] = {}
+        self.begun: list[str] = []
+        self.working = 0
+        self.most = 0
+        self.answers = 1
+        self.sent = 0
+
+    async def __call__(self, request: ModelInferRequest, call: Call) -> AsyncGenerator[ModelInferResponse, None]:
+        self.begun.append(request.id)
+        self.working += 1
+        self.most = max(self.most, self.working)
+        try:
+            if request.id in self.gates:
+                await self.gates[request.id].wait()
+            if request.model_name == "bad":
+                raise NotFound(f"no model for {request.id}")
+            if request.model_name == "defect":
+                raise KeyError(request.id)
+            for number in range(self.answers):
+                self.sent += 1
+                yield ModelInferResponse(id=request.id, model_version=str(number))
+        finally:
+            self.working -= 1
+
+
+def requests(*ids: str, model: str = "m") -> AsyncIterator[Any]:
+    async def sent() -> AsyncIterator[Any]:
+        for each in ids:
+            yield ModelInferRequest(id=each, model_name=model)
+
+    return sent()
+
+
+def answers_of(
+    sent: AsyncIterator[Any], worker: Callable[..., Any], leaving: asyncio.Event | None = None
+) -> AsyncGenerator[ModelStreamInferResponse, None]:
+    return answer_in_order(sent, Call, worker, leaving or asyncio.Event(), "here")
+
+
+@pytest.fixture
+async def no_task_left() -> AsyncIterator[None]:
+    """After the test nothing runs that did not run before."""
+    before = asyncio.all_tasks()
+    yield
+    for _ in range(5):  # callbacks of what has just ended
+        await asyncio.sleep(0)
+    assert not {t for t in asyncio.all_tasks() - before - {asyncio.current_task()} if not t.done()}
+
+
+@pytest.mark.usefixtures("no_task_left")
+async def test_answers_go_out_in_the_order_of_the_requests() -> None:
+    """A later request that is done first waits for its turn."""
+    worker = Worker()
+    worker.gates["0"] = asyncio.Event()
+    answers = answers_of(requests("0", "1", "2"), worker)
+    first = asyncio.ensure_future(anext(answers))
+    while len(worker.begun) < 3:
+        await asyncio.sleep(0)
+
+    assert not first.done()
+    worker.gates["0"].set()
+
+    assert [(await first).infer_response.id, *[a.infer_response.id async for a in answers]] == ["0", "1", "2"]
+    assert worker.most > 1
+
+
+@pytest.mark.usefixtures("no_task_left")
+async def test_only_the_last_answer_to_a_request_is_marked_as_final() -> None:
+    """Triton's clients end a request at `triton_final_response`."""
+    worker = Worker()
+    worker.answers = 3
+
+    answers = [a.infer_response async for a in answers_of(requests("a", "b"), worker)]
+
+    assert [(a.id, a.model_version) for a in answers] == [(i, str(n)) for i in "ab" for n in range(3)]
+    assert [a.parameters["triton_final_response"].bool_param for a in answers] == [False, False, True] * 2
+
+
+@pytest.mark.usefixtures("no_task_left")
+async def test_a_failure_is_one_answer_and_the_stream_goes_on() -> None:
+    """Foreseen errors, defects and garbage are in-stream failures with the id of their request; the next one is answered."""
+
+    async def sent() -> AsyncIterator[Any]:
+        yield ModelInferRequest(id="1", model_name="bad")
+        yield ModelInferRequest(id="2", model_name="defect")
+        yield object()  # bytes that were no message
+        yield ModelInferRequest(id="4", model_name="m")
+
+    answers = [a async for a in answers_of(sent(), Worker())]
+
+    assert [a.error_message.split(";")[0] for a in answers] == [
+        "no model for 1",
+        "internal error",
+        "ModelStreamInfer: the bytes of the request are no protobuf message",
+        "",
+    ]
+    assert [a.infer_response.id for a in answers] == ["1", "2", "", "4"]
+    assert [a.infer_response.parameters["infermesh_code"].string_param for a in answers[:3]] == [
+        "NOT_FOUND",
+        "INTERNAL",
+        "INVALID_ARGUMENT",
+    ]
+
+
+@pytest.mark.usefixtures("no_task_left")
+async def test_no_more_is_read_than_the_bound() -> None:
+    """A sender who is faster than the work is stopped: requests that are read are bounded."""
+    worker, read = Worker(), 0
+    worker.gates = {str(n): asyncio.Event() for n in range(1000)}
+
+    async def endless() -> AsyncIterator[Any]:
+        nonlocal read
+        for number in range(1000):
+            read += 1
+            yield ModelInferRequest(id=str(number))
+
+    async with aclosing(answers_of(endless(), worker)) as answers:
+        first = asyncio.ensure_future(anext(answers))
+        for _ in range(2000):
+            await asyncio.sleep(0)
+        assert MAX_IN_FLIGHT <= worker.most <= MAX_IN_FLIGHT + 2
+        assert read <= MAX_IN_FLIGHT + 3
+        worker.gates["0"].set()
+        assert (await first).infer_response.id == "0"
+
+
+@pytest.mark.usefixtures("no_task_left")
+async def test_answers_that_nobody_takes_are_bounded() -> None:
+    """A request with endless answers is held while an earlier one is written."""
+    worker = Worker()
+    worker.answers = 10_000
+    answers = answers_of(requests("a"), worker)
+
+    assert (await anext(answers)).infer_response.model_version == "0"
+    for _ in range(500):
+        await asyncio.sleep(0)
+
+    assert worker.sent <= MAX_ANSWERS + 4
+    await answers.aclose()
+    assert worker.working == 0
+
+
+@pytest.mark.parametrize("waiting_for", ["an answer", "a request", "a place in the queue", "its turn to write"])
+@pytest.mark.usefixtures("no_task_left")
+async def test_closing_it_ends_all_work(waiting_for: str) -> None:
+    """Wherever it is when the caller goes away, every worker is cancelled and no task is left."""
+    worker = Worker()
+    if waiting_for == "an answer":
+        worker.gates = {"0": asyncio.Event(), "1": asyncio.Event()}
+    if waiting_for in ("a place in the queue", "its turn to write"):
+        worker.answers = 100
+
+    async def sent() -> AsyncIterator[Any]:
+        yield ModelInferRequest(id="0")
+        if waiting_for == "a place in the queue":
+            for number in range(100):
+                yield ModelInferRequest(id=str(number))
+        yield ModelInferRequest(id="1")
+        if waiting_for != "its turn to write":
+            await asyncio.Event().wait()
+
+    async def follow(answers: AsyncGenerator[Any, None], taken: list[Any]) -> None:
+        async with aclosing(answers):
+            async for answer in answers:
+                taken.append(answer)
+                if waiting_for in ("a place in the queue", "its turn to write"):
+                    await asyncio.Event().wait()
+
+    task = asyncio.ensure_future(follow(answers_of(sent(), worker), taken := []))
+    for _ in range(200):
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert worker.begun and worker.working == 0
+    assert bool(taken) == (waiting_for != "an answer")
+
+
+@pytest.mark.usefixtures("no_task_left")
+async def test_when_the_server_leaves_what_was_read_is_answered() -> None:
+    """No more is read, and the stream ends after the answers that it owes."""
+    worker, leaving = Worker(), asyncio.Event()
+    worker.gates["0"] = asyncio.Event()
+
+    async def sent() -> AsyncIterator[Any]:
+        yield ModelInferRequest(id="0")
+        await asyncio.Event().wait()
+
+    answers = answers_of(sent(), worker, leaving)
+    first = asyncio.ensure_future(anext(answers))
+    while not worker.begun:
+        await asyncio.sleep(0)
+
+    leaving.set()
+    worker.gates["0"].set()
+
+    assert (await first).infer_response.id == "0"
+    assert [a async for a in answers] == []
+
+
+@pytest.mark.usefixtures("no_task_left")
+async def test_a_connection_that_breaks_ends_the_stream() -> None:
+    """An error while reading is raised after what was read is answered, and nothing waits for ever."""
+
+    async def sent() -> AsyncIterator[Any]:
+        yield ModelInferRequest(id="0")
+        raise ConnectionError("gone")
+
+    answers = answers_of(sent(), Worker())
+
+    async with asyncio.timeout(5):
+        assert (await anext(answers)).infer_response.id == "0"
+        with pytest.raises(ConnectionError, match="gone"):
+            await anext(answers)
+
+
+class Endless(InferenceService):
+    """Streams answers until it is told to stop."""
+
+    def __init__(self) -> None:
+        self.open = 0
+        self.begun = 0
+
+    async def infer(self, request: ModelInferRequest, call: Call) -> ModelInferResponse:
+        return ModelInferResponse(id=request.id)
+
+    async def stream(self, request: ModelInferRequest, call: Call) -> AsyncIterator[ModelInferResponse]:
+        self.open += 1
+        self.begun += 1
+        try:
+            while True:
+                yield ModelInferResponse(id=request.id, raw_output_contents=[bytes(50_000)])
+                await asyncio.sleep(0)
+        finally:
+            self.open -= 1
+
+    async def metadata(self, request: Any, call: Call) -> Any:
+        raise NotFound("none")
+
+    async def ready(self, model: str = "", version: str = "") -> bool:
+        return True
+
+
+@pytest.mark.parametrize("reads", [0, 1, 20])
+async def test_a_client_who_goes_away_ends_the_work_on_the_server(
+    serve: Any, eventually: Callable[[Callable[[], bool]], Awaitable[None]], reads: int
+) -> None:
+    """Over a real channel too: whether the client read nothing, a little, or stopped in the middle, the service's stream ends."""
+    service = Endless()
+    running = await serve(service)
+    stream = running.stub.ModelStreamInfer()
+    await stream.write(ModelInferRequest(id="1"))
+    await eventually(lambda: service.begun == 1)
+    for _ in range(reads):
+        await stream.read()
+
+    stream.cancel()
+
+    await eventually(lambda: service.open == 0)
+    await eventually(lambda: running.server.in_flight == 0)
+
+
+async def test_a_deadline_ends_a_stream_on_both_sides(serve: Any, eventually: Any) -> None:
+    """The client hears DEADLINE_EXCEEDED, and the service's stream is closed."""
+    service = Endless()
+    running = await serve(service)
+    stream = running.stub.ModelStreamInfer(timeout=0.1)
+    await stream.write(ModelInferRequest(id="1"))
+
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        async for _ in stream:
+            pass
+
+    assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    await eventually(lambda: service.open == 0)
+
+
+async def test_a_hundred_requests_on_one_stream_come_back_in_order(serve: Any, scripted: Any) -> None:
+    """Over a real channel, with work that takes different times."""
+
+    async def answer(request: ModelInferRequest, call: Call) -> ModelInferResponse:
+        await asyncio.sleep(int(request.id) % 7 / 1000)
+        return ModelInferResponse(id=request.id)
+
+    running = await serve(scripted(answer))
+    stream = running.stub.ModelStreamInfer()
+
+    async def write() -> None:
+        for number in range(100):
+            await stream.write(ModelInferRequest(id=str(number)))
+        await stream.done_writing()
+
+    writing = asyncio.ensure_future(write())
+    ids = [a.infer_response.id async for a in stream]
+    await writing
+
+    assert ids == [str(n) for n in range(100)]
