@@ -54,7 +54,7 @@ WORKDIR /app
 # By number, so that Kubernetes can see that it is not root. Nothing in the image belongs to it, nothing is written but /tmp.
 USER 10001:10001
 EXPOSE 8001 8002
-# The file and not the module: that would import the whole transport package, 0.7 s of CPU for each check instead of 0.3 s.
+# The file and not the module: that would import the whole transport package, 0.3 s of CPU for each check instead of 0.15 s.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
   CMD ["python", "-P", "/app/infermesh/transport/probe.py", "127.0.0.1:8001"]
 # exec: Python becomes process 1 and gets SIGTERM itself. Arguments are passed on; a second --config wins over the first.

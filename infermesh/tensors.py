@@ -110,8 +110,8 @@ def read_inputs(request: ModelInferRequest) -> dict[str, Array]:
     raws = request.raw_input_contents
     if raws and len(raws) != len(request.inputs):
         raise InvalidRequest(
-            f"model {quoted(model)}: raw contents: expected one raw_input_contents entry for each of {len(request.inputs)} inputs, "
-            f"got {len(raws)}",
+            f"model {quoted(model)}: raw contents: expected one raw_input_contents entry for each of "
+            f"{len(request.inputs)} inputs, got {len(raws)}",
             reason="RAW_COUNT",
         )
     arrays: dict[str, Array] = {}

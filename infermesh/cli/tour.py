@@ -59,12 +59,11 @@ class Prediction:
 
 
 def tour(running: Launched, key: str, out: Console) -> None:
-    """Take it; a few seconds. Raises Failure for an answer that is not what the samples promise."""
+    """Take it; a few seconds. Raises Failure when a call is refused, or an answer is not what the samples promise."""
     with asked(running.mesh.address("gateway"), key) as caller:
         missing = _missing(caller)
         if missing:
-            out.print(Text(f"no tour: it asks the sample models, and {', '.join(missing)} can't answer", "yellow"))
-            return
+            raise Failure(f"the tour asks the sample models, and {', '.join(missing)} can't answer")
         _models(running, caller, out)
         _split(running, caller, out)
         _shadow(running, out)

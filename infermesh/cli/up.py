@@ -96,7 +96,7 @@ def up(
         def leave() -> None:
             display.close()
 
-        _run(launch, key, stay, leave, with_tour=not no_tour)
+        _run(launch, key, None if no_tour else _tour_if_it_can_be, stay, leave)
 
 
 def demo(
@@ -110,11 +110,28 @@ def demo(
     """Start the whole mesh, take the tour of `infermesh up`, and end: exit status 0, or a reason and 1."""
     launch = Launch.given(redis=redis, gateway_port=gateway_port, models=models, config=config, features=features)
     _greet()
-    _run(launch, key, lambda running: None, lambda: None)
+    _run(launch, key, _tour)
+
+
+def _tour(running: Launched, key: str) -> None:
+    tour(running, key, out)
+    out.print(Text("that was the tour: every call was answered", "green"))
+
+
+def _tour_if_it_can_be(running: Launched, key: str) -> None:
+    """With models, routes or keys of one's own the samples may not be there: no reason to take the mesh down."""
+    try:
+        _tour(running, key)
+    except Failure as failure:
+        out.print(Text("no tour:", "yellow"), failure.text, soft_wrap=True)
 
 
 def _run(
-    launch: Launch, key: str, stay: Callable[[Launched], None], leave: Callable[[], None], *, with_tour: bool = True
+    launch: Launch,
+    key: str,
+    take_tour: Callable[[Launched, str], None] | None,
+    stay: Callable[[Launched], None] = lambda running: None,
+    leave: Callable[[], None] = lambda: None,
 ) -> None:
     """Start, tour, stay; `leave` takes the live table away before the drain is told about."""
     running: Launched | None = None
@@ -134,15 +151,20 @@ def _run(
                             (mesh.address("gateway"), "bold cyan"),
                         )
                     )  # fmt: skip
-                    if with_tour:
-                        tour(running, key, out)
+                    if take_tour is not None:
+                        take_tour(running, key)
                     out.print(Rule("calls to paste", style="bright_black", align="left"))
                     out.print(pasteable(mesh.address("gateway"), key), soft_wrap=True)
                     stay(running)
+                except Interrupted:
+                    leave()
+                    out.print("draining; another Ctrl-C kills what is left")
+                    raise
                 finally:
                     leave()
         except Interrupted:
-            out.print(Text("stopped", "bright_black"))
+            if running is None:
+                out.print("stopped before it was ready")
 
 
 def _watch(running: Launched) -> None:

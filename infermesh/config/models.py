@@ -52,7 +52,9 @@ class TelemetryConfig(Model):
     """What a service tells about itself."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """What is less than this is not logged."""
     log_format: Literal["json", "text"] = "json"
+    """`json`: an object a line, for machines; `text`: for people."""
     otlp_endpoint: str = ""
     """OTLP gRPC endpoint for spans, such as `http://collector:4317`; empty: no spans, at no cost."""
     trace_share: float = Field(1.0, ge=0, le=1)

@@ -40,16 +40,27 @@ class WithinDeadline(Filter):
             raise DeadlineExceeded(
                 f"model {quoted(request.model_name)}: the deadline had passed before work began", rejected=True
             )
-        timer = asyncio.timeout(remaining)
+        # As asyncio.timeout does it, at less than half its price: every call of every hop pays for this.
+        task = asyncio.current_task()
+        assert task is not None
+        cancelled_before, expired = task.cancelling(), False
+
+        def expire() -> None:
+            nonlocal expired
+            expired = True
+            task.cancel()
+
+        timer = asyncio.get_running_loop().call_later(remaining, expire)
         try:
-            async with timer:
-                return await then(request, call)
-        except TimeoutError:
-            if not timer.expired():
+            return await then(request, call)
+        except asyncio.CancelledError:
+            if not expired or task.uncancel() > cancelled_before:  # the caller went away
                 raise
             raise DeadlineExceeded(
                 f"model {quoted(request.model_name)}: no answer within {remaining * 1000:.0f} ms"
             ) from None
+        finally:
+            timer.cancel()
 
     def __repr__(self) -> str:
         return f"WithinDeadline({self.default_s:g} s)"

@@ -58,7 +58,7 @@ class RemoteService(InferenceService, ModelRepository):
         try:
             answer = await self._channel.infer(data, timeout=self._timeout(call), metadata=write_call(call))
         except grpc.aio.AioRpcError as failure:
-            raise error_of(failure, self.name) from None
+            raise error_of(failure, self.name, request.model_name) from None
         except (asyncio.CancelledError, grpc.aio.UsageError):
             self._raise_if_closed()
             raise
@@ -79,7 +79,7 @@ class RemoteService(InferenceService, ModelRepository):
                     del response.parameters[FINAL_PARAMETER]
                 yield response
         except grpc.aio.AioRpcError as failure:
-            raise error_of(failure, self.name) from None
+            raise error_of(failure, self.name, request.model_name) from None
         except (asyncio.CancelledError, grpc.aio.UsageError):
             self._raise_if_closed()
             raise

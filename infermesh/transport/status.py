@@ -16,7 +16,7 @@ from google.rpc.status_pb2 import Status
 
 from infermesh import errors
 from infermesh.call import Call
-from infermesh.errors import ForeignStatus, Internal, MeshError
+from infermesh.errors import ForeignStatus, Internal, MeshError, quoted
 from infermesh.protocol.open_inference_pb2 import ModelStreamInferResponse
 
 __all__ = ["FINAL_PARAMETER", "HOP", "answer_of", "error_in_stream", "error_of", "status_of", "stream_failure"]
@@ -83,8 +83,8 @@ def status_of(error: MeshError, hop: str) -> tuple[grpc.StatusCode, str, tuple[t
     return code, error.message, tuple(trailing)
 
 
-def error_of(failure: grpc.aio.AioRpcError, hop: str) -> MeshError:
-    """The error that a lower hop answered; `hop` names it unless it says itself who failed."""
+def error_of(failure: grpc.aio.AioRpcError, hop: str, model: str = "") -> MeshError:
+    """The error that a lower hop answered; `hop` names it unless it says itself who failed. `model` is what it was asked for."""
     trailing = dict(failure.trailing_metadata() or ())
     name = failure.code().name
     text = failure.details() or ""
@@ -99,10 +99,11 @@ def error_of(failure: grpc.aio.AioRpcError, hop: str) -> MeshError:
         name == "UNAVAILABLE" and reported is None and any(words in text.lower() for words in _NOT_STARTED)
     )
     if reported is None and name == "CANCELLED":
-        # Not by us, else no status would come: grpc core answers so for what reaches a server in the moment of its shutdown.
+        # Not by us, else no status would come: grpc core answers so what reaches a server as it shuts down (grpc/grpc#41785).
         name, text = "UNAVAILABLE", "the backend ended the call"
     if reported is None and name in ("UNAVAILABLE", "UNKNOWN", "INTERNAL"):
-        text = f"{hop}: {text}"  # grpc's own words: say which backend they are about
+        about = f"model {quoted(model)}: " if model else ""
+        text = f"{about}{hop}: {text}"  # grpc's own words: say what they are about
     at = str(reported or hop)[:MAX_WORD]
     return _error(name, text, reason=reason, hop=at, rejected=rejected, retry_after_s=retry_after_s)
 

@@ -151,7 +151,8 @@ class Explain:
             rows = len(predictions)
             raise DeadlineExceeded(
                 f"model {quoted(signature.model)}: the time was not enough for one pair of permutations of {players} features "
-                f"for {rows} row{'s' * (rows != 1)} against {value.rows.backgrounds} background rows; ask with fewer rows or more time"
+                f"for {rows} row{'s' * (rows != 1)} against {value.rows.backgrounds} background rows; ask with more time or "
+                "fewer rows"
             )
         return best
 

@@ -29,7 +29,7 @@ class Distinct(NamedTuple):
     row: Index  # [distinct] the row to explain
     coalition: Index  # [distinct]
     background: Index  # [distinct]
-    place: NDArray[np.int32]  # [rows, coalitions, backgrounds] → 0 … distinct-1
+    place: Index  # [rows, coalitions, backgrounds] → 0 … distinct-1
 
 
 class MaskedRows:
@@ -83,8 +83,9 @@ class MaskedRows:
         check = keys(self._more_keys)
         if not np.array_equal(check, check[first][place]):
             first = place = np.arange(check.size)
-        row, coalition, background = np.unravel_index(first, shape)
-        return Distinct(rows.start + row, coalition, background, place.reshape(shape).astype(np.int32))
+        rest, background = np.divmod(first, shape[2])
+        row, coalition = np.divmod(rest, shape[1])
+        return Distinct(rows.start + row, coalition, background, place.reshape(shape))
 
     def _keys_of_values(self) -> tuple[Keys, Keys]:
         """[backgrounds + rows, players] twice: equal values of a player have equal keys. Floats are told apart by their bits."""

@@ -135,13 +135,14 @@ class Signature:
                     f"{self._where(name)}: expected {spec.datatype} {list(spec.shape)}, got shape {list(shape)[:16]}",
                     reason="INPUT_SHAPE",
                 )
-            if rows not in (-1, shape[0]):
+            own = shape[0] if shape else 1
+            if rows not in (-1, own):
                 first = self.inputs[0].name
                 raise InvalidRequest(
-                    f"{self._where(name)}: expected {rows} rows, as input {quoted(first)} has, got {shape[0]}",
+                    f"{self._where(name)}: expected {rows} rows, as input {quoted(first)} has, got {own}",
                     reason="INPUT_ROWS",
                 )
-            rows = shape[0]
+            rows = own
         return rows
 
     def same_tensors(self, other: Signature) -> bool:

@@ -32,6 +32,7 @@ class ExecutionConfig(Model):
     intra_op_threads: int = Field(0, ge=0)
     """Threads inside one run; 0: as many as the CPU quota of this container."""
     graph_optimization: Literal["disabled", "basic", "extended", "all"] = "all"
+    """How far ONNX Runtime may rewrite a model's graph when it loads it."""
     max_queue: int = Field(4096, ge=0)
     """Requests that wait for one model version; more are refused with RESOURCE_EXHAUSTED."""
     inline_below: Duration = "200us"  # type: ignore[assignment]

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import onnxruntime as ort
@@ -29,8 +29,9 @@ WARM_UP_SECONDS = 0.25  # a slow model is not run fifty times to learn that it i
 MAX_WARM_UP_ELEMENTS = 10_000_000
 MAX_INLINE_CHARACTERS = 1024  # of all strings of a request together: what they cost is not told by their number
 
-# A run inline that takes longer than the bound adds to an account, a fast one takes 1 off. It overflows with the fourth of
-# slow runs that come more often than one in fifty: a process that lost its core for a moment is no slow model.
+# A slow run inline adds to an account, a fast one takes 1 off: it overflows with the fourth of slow runs that come more often
+# than one in fifty. While there is something on it only the thread's own CPU time counts: a process that waits for its core is
+# no slow model. That clock is a system call, so it is not read for every run.
 SLOW_RUN = 50
 SLOW_ACCOUNT = 150
 
@@ -86,12 +87,14 @@ class ModelVersion:
         self.outputs = _specs(self._session.get_outputs(), "output")
         self.properties = {key: str(value) for key, value in self._session.get_modelmeta().custom_metadata_map.items()}
         self._by_name = {spec.name: spec for spec in self.inputs}
+        self._fixed = {s.name: tuple((axis, d) for axis, d in enumerate(s.shape) if d >= 0) for s in self.inputs}
         self._output_names = [spec.name for spec in self.outputs]
         self._output_by_name = {spec.name: spec for spec in self.outputs}
         self._needs_ort_value = any(spec.datatype in NEEDS_ORT_VALUE for spec in (*self.inputs, *self.outputs))
         self._strings = [spec.name for spec in self.inputs if spec.datatype == "BYTES"]
         self._threads = Threads(f"model {quoted(model)} version {version}", config.instances, config.max_queue)
         self._slow = 0
+        self._inline_below_s = config.inline_below
         self._inline_elements = self._warm_up(path)
 
     @property
@@ -118,13 +121,12 @@ class ModelVersion:
         if arrays.keys() != specs.keys():
             self._refuse_names(arrays)
         for name, array in arrays.items():
-            expected = specs[name].shape
             shape = array.shape
-            if len(shape) != len(expected) or any(e >= 0 and e != s for e, s in zip(expected, shape, strict=True)):
-                raise InvalidRequest(
-                    f"{self._where(name)}: expected {specs[name].datatype} {list(expected)}, got shape {list(shape)[:16]}",
-                    reason="INPUT_SHAPE",
-                )
+            if len(shape) != len(specs[name].shape):
+                self._refuse_shape(name, shape)
+            for axis, size in self._fixed[name]:
+                if shape[axis] != size:
+                    self._refuse_shape(name, shape)
         for dimension, (first, axis), others in self._shared:
             size = arrays[first].shape[axis]
             for name, other_axis in others:
@@ -164,15 +166,13 @@ class ModelVersion:
         for name in self._strings:
             arrays[name] = strings_from_bytes(arrays[name], self._where(name))
         if self._inline_elements and self._fits_inline(arrays):
+            suspected = self._slow > 0
+            cpu = time.thread_time() if suspected else 0.0
             started = time.perf_counter()
             values = self._compute(arrays, outputs)
             waited, took = 0.0, time.perf_counter() - started
-            if took > self._config.inline_below:
-                self._slow += SLOW_RUN
-                if self._slow > SLOW_ACCOUNT:
-                    self._inline_elements = 0  # what the warm-up said is not true for these inputs: leave the loop
-            elif self._slow:
-                self._slow -= 1
+            if suspected or took > self._inline_below_s:
+                self._account(time.thread_time() - cpu if suspected else took)
         else:
             values, waited, took = await self._threads.run(
                 lambda options: self._compute(arrays, outputs, options), call
@@ -185,6 +185,14 @@ class ModelVersion:
     def close(self, *, end_runs: bool = False) -> None:
         """Take no more runs; the session goes when the last one is done, or has been told to end."""
         self._threads.close(end_runs=end_runs)
+
+    def _account(self, took: float) -> None:
+        if took <= self._inline_below_s:
+            self._slow -= 1
+            return
+        self._slow += SLOW_RUN
+        if self._slow > SLOW_ACCOUNT:
+            self._inline_elements = 0  # what the warm-up said is not true for these inputs: leave the loop
 
     def _fits_inline(self, arrays: dict[str, Array]) -> bool:
         most = self._inline_elements
@@ -215,6 +223,13 @@ class ModelVersion:
         if isinstance(error, ort.capi.onnxruntime_pybind11_state.InvalidArgument):
             return InvalidRequest(f"{where}: the model refused its input: {quoted(text, 300)}", reason="MODEL_REFUSED")
         return Internal(f"{where}: the model failed on this input: {text}", reason="MODEL_FAILED")
+
+    def _refuse_shape(self, name: str, shape: tuple[int, ...]) -> NoReturn:
+        spec = self._by_name[name]
+        raise InvalidRequest(
+            f"{self._where(name)}: expected {spec.datatype} {list(spec.shape)}, got shape {list(shape)[:16]}",
+            reason="INPUT_SHAPE",
+        )
 
     def _refuse_names(self, arrays: dict[str, Array]) -> None:
         expected = ", ".join(f"{s.name} {s.datatype} {list(s.shape)}" for s in self.inputs)[:400]

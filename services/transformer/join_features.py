@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from infermesh.call import Call
-from infermesh.errors import FailedPrecondition, InvalidRequest, MeshError, NotFound
+from infermesh.errors import FailedPrecondition, InvalidRequest, MeshError, NotFound, Unavailable, quoted
 from infermesh.parameters import FEATURES
 from infermesh.protocol.open_inference_pb2 import ModelInferRequest, ModelInferResponse, ModelMetadataRequest
 from infermesh.service import Filter, Infer, InferenceService
@@ -41,9 +41,13 @@ class JoinFeatures(Filter):
         try:
             entities = plan.read(request)
             joined, served = (request, None) if entities is None else await self._join(plan, request, entities, call)
-        except (InvalidRequest, FailedPrecondition):
+        except InvalidRequest:
             await self._check_model(request, call)
             raise
+        except (FailedPrecondition, Unavailable) as error:
+            await self._check_model(request, call)
+            text = f"model {quoted(request.model_name)}: {error.message}"
+            raise type(error)(text, reason=error.reason, rejected=error.rejected) from None
         response = await then(joined, call)
         if served is not None:
             response.parameters[FEATURES].string_param = served.word

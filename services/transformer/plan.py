@@ -83,7 +83,7 @@ class JoinPlan:
         raws = request.raw_input_contents
         if raws and len(raws) != len(request.inputs):
             raise InvalidRequest(
-                f"model {quoted(request.model_name)}: raw_input_contents: expected one entry for each of "
+                f"model {quoted(request.model_name)}: raw contents: expected one raw_input_contents entry for each of "
                 f"{len(request.inputs)} inputs, got {len(raws)}",
                 reason="RAW_COUNT",
             )

@@ -56,7 +56,9 @@ async def test_every_rpc_brings_the_request_and_its_answer(service: Any, fake: A
         "ModelInfer": pb.ModelInferResponse(model_name="m", model_version="0", id="7"),
         "ModelStreamInfer": pb.ModelInferResponse(model_name="m", model_version="0", id="7"),
         "ModelMetadata": pb.ModelMetadataResponse(name="m", versions=["2"], platform="fake"),
-        "RepositoryIndex": pb.RepositoryIndexResponse(models=[pb.RepositoryIndexResponse.ModelIndex(name="m", reason="r")]),
+        "RepositoryIndex": pb.RepositoryIndexResponse(
+            models=[pb.RepositoryIndexResponse.ModelIndex(name="m", reason="r")]
+        ),
         "RepositoryModelLoad": pb.RepositoryModelLoadResponse(),
         "RepositoryModelUnload": pb.RepositoryModelUnloadResponse(),
         "ModelConfig": pb.ModelConfigResponse(config=pb.ModelConfig(name="m")),
@@ -166,14 +168,22 @@ async def test_what_hops_tell_each_other_passes(service: Any, fake: Any, rpc: st
     )
 
     seen = fake.calls[0]
-    assert (seen.request_id, seen.caller.tenant, seen.variant, seen.shadow, seen.attempt) == ("r1", "blue", "canary", True, 2)
+    assert (seen.request_id, seen.caller.tenant, seen.variant, seen.shadow, seen.attempt) == (
+        "r1",
+        "blue",
+        "canary",
+        True,
+        2,
+    )
     assert dict(seen.trace) == trace
 
 
 @pytest.mark.parametrize("rpc", RPCS)
 async def test_credentials_and_unknown_metadata_do_not_pass(service: Any, fake: Any, is_remote: bool, rpc: str) -> None:
     """Over a channel nothing of the caller's metadata goes on but what the mesh knows."""
-    await RPCS[rpc](service, Call(request_id="r1", metadata={"authorization": "Bearer k", "x-api-key": "k", "cookie": "c"}))
+    await RPCS[rpc](
+        service, Call(request_id="r1", metadata={"authorization": "Bearer k", "x-api-key": "k", "cookie": "c"})
+    )
 
     if is_remote:
         assert not {"authorization", "x-api-key", "cookie"} & set(fake.calls[0].metadata)
@@ -207,7 +217,7 @@ async def test_an_error_in_the_middle_of_a_stream_comes_after_its_answers(servic
 
     with pytest.raises(NotFound, match="gone in the middle") as error:
         async for answer in service.stream(request(model_name="fails late"), Call()):
-            seen.append(answer.model_version)
+            seen += [answer.model_version]
 
     assert seen == ["0", "1", "2"]
     assert told(error.value) == told(NotFound("gone in the middle"))

@@ -15,6 +15,9 @@ from infermesh.errors import FailedPrecondition, InvalidRequest, NotFound, Unava
 from infermesh.protocol import open_inference_pb2 as pb
 from infermesh.service import stack
 from infermesh.tensors import add_inputs, read_outputs
+from services.predictor.config import ExecutionConfig, RepositoryConfig
+from services.predictor.predictor import Predictor
+from services.predictor.repository import Repository
 
 ROW = np.array([[5.1, 3.5, 1.4, 0.2]], np.float32)
 
@@ -155,10 +158,6 @@ async def test_statistics_and_configuration_are_told(service: Any) -> None:
 
 async def test_a_load_that_fails_names_the_version(placed: Any, tmp_path: Path) -> None:
     """FAILED_PRECONDITION with the reason of each version that can't be loaded."""
-    from services.predictor.config import ExecutionConfig, RepositoryConfig
-    from services.predictor.predictor import Predictor
-    from services.predictor.repository import Repository
-
     (tmp_path / "bad/1").mkdir(parents=True)
     (tmp_path / "bad/1/model.onnx").write_bytes(b"no model")
     repository = Repository(RepositoryConfig(root=tmp_path), ExecutionConfig())

@@ -205,7 +205,7 @@ def test_embedded_files_are_the_samples(manifests: Any, root: Path, service: str
 
     assert f"{service}.yaml" in data
     for name, text in data.items():
-        assert text == (root / "samples" / "config" / name).read_text(encoding="utf-8"), name
+        assert text == (root / "samples" / "config" / name).read_text(encoding="utf-8"), f"{name}: copy it anew"
 
 
 def test_backends_are_services(manifests: Any, configured: Callable[..., ServiceConfig], service: str) -> None:

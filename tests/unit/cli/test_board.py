@@ -24,7 +24,17 @@ def test_it_fits_a_hundred_columns():
 
     rows = shown(table([Line("predictor-2", "127.0.0.1:31999", "127.0.0.1:31998", "restarting", 5, busy)]))
 
-    assert rows[-1] == ["predictor-2", "127.0.0.1:31999", "127.0.0.1:31998", "restarting", "↻5", "12345678", "1234", "2.34", "987"]
+    assert rows[-1] == [
+        "predictor-2",
+        "127.0.0.1:31999",
+        "127.0.0.1:31998",
+        "restarting",
+        "↻5",
+        "12345678",
+        "1234",
+        "2.34",
+        "987",
+    ]
 
 
 def test_before_the_first_call():

@@ -2,11 +2,61 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 from infermesh.cli.calls import grpcurl_line, python_client
 from infermesh.cli.processes import samples_folder
+
+ROOT = Path(__file__).parents[3]
+TRANSACTION = ["card_id=c-0042", "amount=349", "merchant_category=electronics", "hour=2.5", "country=DE"]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "INFERMESH_KEY": "infermesh-demo-key"}
+
+
+class Up:
+    """`infermesh up` or `demo` as a user starts it, without a terminal; ended by its process id."""
+
+    def __init__(self, *words: str) -> None:
+        self.lines: list[str] = []
+        command = [sys.executable, "-m", "infermesh.cli.main", *words]
+        self.process = subprocess.Popen(
+            command, env={**ENVIRONMENT, "COLUMNS": "100"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def __enter__(self) -> Up:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    def read_until(self, words: str) -> None:
+        """Read lines until one has these words; a run that ends before fails."""
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip())
+            if words in line:
+                return
+        raise AssertionError(f"{words!r} was not said:\n" + "\n".join(self.lines))
+
+    def pid_of(self, module: str) -> int:
+        """The id of the child process that runs a module."""
+        children = Path(f"/proc/{self.process.pid}/task")
+        pids = [int(pid) for task in children.iterdir() for pid in (task / "children").read_text().split()]
+        return next(pid for pid in pids if module in Path(f"/proc/{pid}/cmdline").read_text().split("\0"))
+
+
+def output_of(*words: str) -> str:
+    """What a Python program writes; it must end well."""
+    done = subprocess.run(
+        [sys.executable, *words], env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_a_port_that_is_taken(infermesh):
@@ -61,3 +111,39 @@ def test_calls_to_paste():
     assert grpcurl_line("127.0.0.1:8001", "key").count("'") == 4
 
 
+def test_up_from_start_to_drain(tmp_path: Path):
+    """One run: tour, calls that can be pasted and work, a killed predictor that comes back, SIGTERM, exit status 0."""
+    with Up("up", "--gateway-port", "0") as up:
+        up.read_until("Ctrl-C drains it all")
+        said = "\n".join(up.lines)
+        assert "that was the tour: every call was answered" in said
+        assert re.search(r"canary +2 +10 +20 ± 8 +\d+", said)
+        address = re.search(r"gateway at (\S+)", said)[1]
+
+        program = tmp_path / "client.py"
+        program.write_text(python_client(address, "infermesh-demo-key"))
+        assert "probabilities" in output_of(str(program))
+        asked = output_of(
+            "-m", "infermesh.cli.main", "infer", "fraud-detector", *TRANSACTION, "--explain", "--target", address
+        )
+        assert "base value" in asked
+        assert "merchant_category" in asked
+
+        predictor = next(line.split()[1] for line in up.lines if line.strip().startswith("predictor "))
+        os.kill(up.pid_of("services.predictor"), signal.SIGKILL)
+        up.read_until(f"predictor is ready again at {predictor}")
+
+        up.process.send_signal(signal.SIGTERM)
+        up.read_until("all drained in")
+        assert up.process.wait(20) == 0
+
+    ended = [line.split()[1] for line in up.lines if line.endswith("has drained and ended")]
+    assert ended == ["gateway", "transformer", "explainer", "predictor"]
+
+
+def test_a_demo_that_can_not_be(tmp_path: Path):
+    """Without the sample models the demo ends with the reason and exit status 1, and nothing is left running."""
+    with Up("demo", "--models", str(tmp_path)) as up:
+        up.read_until("error: the tour asks the sample models, and iris, breast-cancer, fraud-detector can't answer")
+
+        assert up.process.wait(20) == 1

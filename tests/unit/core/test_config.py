@@ -10,7 +10,18 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 from pydantic_settings import SettingsConfigDict
 
-from infermesh.config import BackendConfig, ConfigError, ConfigPath, Duration, Mode, Model, ServiceConfig, Size, load, parse
+from infermesh.config import (
+    BackendConfig,
+    ConfigError,
+    ConfigPath,
+    Duration,
+    Mode,
+    Model,
+    ServiceConfig,
+    Size,
+    load,
+    parse,
+)
 from infermesh.config.types import duration_text, size_text
 
 PREFIX = "INFERMESH_SAMPLE__"
@@ -213,7 +224,9 @@ def test_durations_carry_their_unit(text: str, seconds: float) -> None:
     assert TypeAdapter(Duration).validate_python(text) == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize("value", [5, 0.5, "5", "-1s", "1 fortnight", "s", "", None, True, "1e3s", "9" * 400 + "s", "1S"])
+@pytest.mark.parametrize(
+    "value", [5, 0.5, "5", "-1s", "1 fortnight", "s", "", None, True, "1e3s", "9" * 400 + "s", "1S"]
+)
 def test_what_is_no_duration_is_refused(value: object) -> None:
     """A bare number could be seconds or milliseconds: nobody guesses."""
     with pytest.raises(ValidationError, match="expected a duration with its unit"):
@@ -221,7 +234,8 @@ def test_what_is_no_duration_is_refused(value: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "size"), [("1B", 1), ("1.5KiB", 1536), ("64MiB", 64 * 2**20), ("1GiB", 2**30), ("2kB", 2000), ("3MB", 3 * 10**6)]
+    ("text", "size"),
+    [("1B", 1), ("1.5KiB", 1536), ("64MiB", 64 * 2**20), ("1GiB", 2**30), ("2kB", 2000), ("3MB", 3 * 10**6)],
 )
 def test_sizes_carry_their_unit(text: str, size: int) -> None:
     """Powers of two and of ten are told apart."""
@@ -249,7 +263,9 @@ def test_a_size_is_written_as_it_can_be_read(size: int) -> None:
     assert TypeAdapter(Size).validate_python(size_text(size)) == size
 
 
-@pytest.mark.parametrize("target", ["predictor", "predictor:", ":8001", "host:port", [], ["predictor:8001"], ["127.0.0.1"]])
+@pytest.mark.parametrize(
+    "target", ["predictor", "predictor:", ":8001", "host:port", [], ["predictor:8001"], ["127.0.0.1"]]
+)
 def test_a_target_is_an_address_with_a_port(target: object) -> None:
     """A host needs its port; a list holds IPv4 addresses, because no name is resolved in it."""
     with pytest.raises(ValidationError, match=r"host:port|IPv4 addresses with ports|at least one"):

@@ -37,7 +37,8 @@ def test_a_declared_label_stands_for_a_version() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "model"), [("fraud-explainer", "fraud"), ("fraud", ""), ("-explainer", ""), ("a-explainer-explainer", "a-explainer")]
+    ("name", "model"),
+    [("fraud-explainer", "fraud"), ("fraud", ""), ("-explainer", ""), ("a-explainer-explainer", "a-explainer")],
 )
 def test_an_explainer_names_the_model_that_it_explains(name: str, model: str) -> None:
     """One suffix is taken off; a name that is only the suffix explains nothing."""

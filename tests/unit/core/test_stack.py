@@ -132,7 +132,9 @@ async def test_every_rpc_is_admitted_by_name_before_anything_is_done(rpc: str) -
     assert not leaf.calls
 
 
-@pytest.mark.parametrize("rpc", ["RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload", "ModelConfig", "ModelStatistics"])
+@pytest.mark.parametrize(
+    "rpc", ["RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload", "ModelConfig", "ModelStatistics"]
+)
 async def test_a_service_without_models_says_so(rpc: str) -> None:
     """Repository RPCs on a service that is no ModelRepository are UNIMPLEMENTED, by name."""
     with pytest.raises(Unimplemented, match=rpc):

@@ -106,7 +106,9 @@ def test_responses_are_read_as_they_were_written(outputs: list[tuple[str, Array]
     assert all(not t.HasField("contents") for t in response.outputs) or not must_be_raw
 
 
-@pytest.mark.parametrize(("field", "tag", "name", "code"), [("fp32_contents", 6, "FP32", "f"), ("fp64_contents", 7, "FP64", "d")])
+@pytest.mark.parametrize(
+    ("field", "tag", "name", "code"), [("fp32_contents", 6, "FP32", "f"), ("fp64_contents", 7, "FP64", "d")]
+)
 @pytest.mark.parametrize(
     "unknown",
     [b"", b"\x98\x06\x01", b"\x82\x06\x03abc", b"\x0a\x00", b"\x9d\x06\x00\x00\x80\x3f"],

@@ -52,8 +52,12 @@ def twice() -> ModelInferRequest:
 
 
 FAULTS = {
-    "raw count": (raw("FP32", [1], bytes(4), bytes(4)), "RAW_COUNT", "one entry for each of 1 inputs, got 2"),
-    "raw and typed": (both(), "RAW_AND_TYPED", "either raw_input_contents or contents, got both"),
+    "raw count": (
+        raw("FP32", [1], bytes(4), bytes(4)),
+        "RAW_COUNT",
+        "one raw_input_contents entry for each of 1 inputs, got 2",
+    ),
+    "raw and typed": (both(), "RAW_AND_TYPED", "either raw contents .* or typed contents, got both"),
     "neither": (neither(), "CONTENTS_MISSING", "got neither"),
     "an input twice": (twice(), "INPUT_DUPLICATE", "expected once, got it twice"),
     "too few bytes": (raw("FP32", [2, 3], bytes(23)), "BYTE_LENGTH", r"24 bytes for FP32 \[2, 3\], got 23"),
@@ -69,18 +73,46 @@ FAULTS = {
     "too many dimensions": (raw("FP32", [1] * 65, bytes(4)), "SHAPE_RANK", "at most 32 dimensions, got 65"),
     "a bool of 2": (raw("BOOL", [2], b"\x01\x02"), "VALUE_RANGE", "0x00 and 0x01"),
     "a BYTES prefix cut": (raw("BYTES", [1], b"\x01\x00\x00"), "BYTES_COUNT", "expected 1 elements, got 3 bytes"),
-    "a BYTES element cut": (raw("BYTES", [1], b"\x05\x00\x00\x00abc"), "BYTES_TRUNCATED", "element 0 says it has 5 bytes, 3 are"),
+    "a BYTES element cut": (
+        raw("BYTES", [1], b"\x05\x00\x00\x00abc"),
+        "BYTES_TRUNCATED",
+        "element 0 says it has 5 bytes, 3 are",
+    ),
     "a BYTES length of 4 GiB": (raw("BYTES", [1], b"\xff\xff\xff\xffa"), "BYTES_TRUNCATED", "4294967295 bytes, 1 are"),
-    "too few BYTES": (raw("BYTES", [3], strings(b"abcdefgh", b"b")), "BYTES_COUNT", "expected 3 elements, the bytes end after 2"),
-    "too many BYTES": (raw("BYTES", [1], strings(b"a", b"b")), "BYTES_COUNT", "expected 1 elements, 5 bytes are left over"),
-    "FP16 typed": (typed("FP16", [1], fp32_contents=[1]), "TYPED_NOT_POSSIBLE", "FP16 travels in raw_input_contents only"),
+    "too few BYTES": (
+        raw("BYTES", [3], strings(b"abcdefgh", b"b")),
+        "BYTES_COUNT",
+        "expected 3 elements, the bytes end after 2",
+    ),
+    "too many BYTES": (
+        raw("BYTES", [1], strings(b"a", b"b")),
+        "BYTES_COUNT",
+        "expected 1 elements, 5 bytes are left over",
+    ),
+    "FP16 typed": (
+        typed("FP16", [1], fp32_contents=[1]),
+        "TYPED_NOT_POSSIBLE",
+        "FP16 travels in raw_input_contents only",
+    ),
     "BF16 typed": (typed("BF16", [0]), "TYPED_NOT_POSSIBLE", "BF16 travels in raw_input_contents only"),
-    "the wrong field": (typed("FP32", [1], fp64_contents=[1]), "TYPED_FIELD", "fp32_contents alone for FP32, got fp64_contents"),
+    "the wrong field": (
+        typed("FP32", [1], fp64_contents=[1]),
+        "TYPED_FIELD",
+        "fp32_contents alone for FP32, got fp64_contents",
+    ),
     "a second field": (typed("FP32", [1], fp32_contents=[1], int_contents=[1]), "TYPED_FIELD", "got int_contents"),
-    "a second field beside INT8": (typed("INT8", [1], int_contents=[1], bytes_contents=[b""]), "TYPED_FIELD", "got bytes_contents"),
+    "a second field beside INT8": (
+        typed("INT8", [1], int_contents=[1], bytes_contents=[b""]),
+        "TYPED_FIELD",
+        "got bytes_contents",
+    ),
     "a field for no elements": (typed("FP32", [0], int_contents=[1]), "TYPED_FIELD", "got int_contents"),
     "too few elements": (typed("FP32", [2], fp32_contents=[1]), "ELEMENT_COUNT", r"2 elements for shape \[2\], got 1"),
-    "too many elements": (typed("BYTES", [], bytes_contents=[b"", b""]), "ELEMENT_COUNT", r"1 elements for shape \[\], got 2"),
+    "too many elements": (
+        typed("BYTES", [], bytes_contents=[b"", b""]),
+        "ELEMENT_COUNT",
+        r"1 elements for shape \[\], got 2",
+    ),
     "empty contents": (typed("INT64", [1]), "ELEMENT_COUNT", "1 elements .*got 0"),
     "INT8 too big": (typed("INT8", [2], int_contents=[1, 128]), "VALUE_RANGE", "INT8 values from -128 to 127, got 128"),
     "INT16 too small": (typed("INT16", [1], int_contents=[-32769]), "VALUE_RANGE", "got -32769"),

@@ -159,6 +159,7 @@ def lab(tmp_path: Path) -> Iterator[SimpleNamespace]:
         background: Arrays,
         rows: Arrays,
         config: Mapping[str, Any] | None = None,
+        /,
         call: Call | None = None,
         **parameters: Any,
     ) -> Explained:

@@ -162,7 +162,9 @@ async def test_a_version_that_goes_midway_is_unavailable_and_not_unknown(lab: Si
 
     model.answer = answer
 
-    with pytest.raises(Unavailable, match="version 1 was being explained, and it is gone now .*no version 1, it has 2"):
+    with pytest.raises(
+        Unavailable, match=r"version 1 was being explained, and it is gone now .*no version 1, it has 2"
+    ):
         await lab.explain(model, draw(5), draw(1, 1))
 
 
@@ -281,16 +283,18 @@ async def test_cancelling_ends_all_asking(lab: SimpleNamespace) -> None:
     """A caller who goes away takes every message that is under way or planned with it."""
     model = lab.FunctionModel(total)
     service = lab.explainer(model, draw(50), asking={"max_rows": 100})
-    honest = model.answer
+    honest, four_under_way = model.infer, asyncio.Event()
 
-    def answer(request, version):
-        model.hold = asyncio.Event()
-        return honest(request, version)
+    async def infer(request, call):
+        if model.requests:
+            model.hold = asyncio.Event()  # nobody sets it
+            if model.in_flight == 3:
+                four_under_way.set()
+        return await honest(request, call)
 
-    model.answer = answer
+    model.infer = infer
     task = asyncio.create_task(service.infer(lab.request_of(draw(20, 1)), Call()))
-    while model.in_flight < 4:
-        await asyncio.sleep(0)
+    await four_under_way.wait()
     task.cancel()
 
     with pytest.raises(asyncio.CancelledError):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import services.explainer.exact as module
@@ -133,12 +133,14 @@ def attributions_of(game: np.ndarray) -> np.ndarray:
     return shapley_weights(PLAYERS) @ game
 
 
+@settings(deadline=None)
 @given(games)
 def test_attributions_add_up_to_what_all_have_more_than_none(game: np.ndarray) -> None:
     """Efficiency."""
     assert attributions_of(game).sum() == pytest.approx(game[-1] - game[0], abs=1e-9)
 
 
+@settings(deadline=None)
 @given(games, games, st.floats(-10, 10))
 def test_attributions_are_linear_in_the_model(first: np.ndarray, second: np.ndarray, factor: float) -> None:
     """Linearity."""
@@ -147,6 +149,7 @@ def test_attributions_are_linear_in_the_model(first: np.ndarray, second: np.ndar
     assert attributions_of(first + factor * second) == pytest.approx(expected, abs=1e-9)
 
 
+@settings(deadline=None)
 @given(games)
 def test_a_player_that_changes_nothing_gets_nothing(game: np.ndarray) -> None:
     """Dummy: values that do not depend on player 2 attribute nothing to it."""
@@ -157,6 +160,7 @@ def test_a_player_that_changes_nothing_gets_nothing(game: np.ndarray) -> None:
     assert attributions_of(game)[2] == pytest.approx(0, abs=1e-9)
 
 
+@settings(deadline=None)
 @given(games)
 def test_players_that_do_the_same_get_the_same(game: np.ndarray) -> None:
     """Symmetry: values that stay when players 0 and 1 change places attribute the same to both."""

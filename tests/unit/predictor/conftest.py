@@ -57,7 +57,9 @@ def slow() -> bytes:
     body = helper.make_graph(
         [helper.make_node("MatMul", ["before", "f"], ["after"]), helper.make_node("Identity", ["going"], ["goes_on"])],
         "turn",
-        _values({"turn": (TensorProto.INT64, []), "going": (TensorProto.BOOL, []), "before": (TensorProto.FLOAT, square)}),
+        _values(
+            {"turn": (TensorProto.INT64, []), "going": (TensorProto.BOOL, []), "before": (TensorProto.FLOAT, square)}
+        ),
         _values({"goes_on": (TensorProto.BOOL, []), "after": (TensorProto.FLOAT, square)}),
     )
     return model(
@@ -109,7 +111,9 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
     """`await serve(max_queue=…)`: a Predictor over all that was put."""
     opened: list[Repository] = []
 
-    async def serve(root: Path | None = None, *, models: list[str] | None = None, strict: bool = False, **execution: Any) -> Predictor:
+    async def serve(
+        root: Path | None = None, *, models: list[str] | None = None, strict: bool = False, **execution: Any
+    ) -> Predictor:
         config = RepositoryConfig(root=root or tmp_path, models=models, strict_readiness=strict)
         repository = Repository(config, ExecutionConfig(**{"intra_op_threads": 1, **execution}))
         opened.append(repository)
@@ -125,7 +129,9 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
 def ask() -> Callable[..., pb.ModelInferRequest]:
     """`ask("m", x=array, version="1", raw=False)`: a request."""
 
-    def ask(name: str, *, version: str = "", raw: bool = True, datatypes: Any = None, **arrays: Any) -> pb.ModelInferRequest:
+    def ask(
+        name: str, *, version: str = "", raw: bool = True, datatypes: Any = None, **arrays: Any
+    ) -> pb.ModelInferRequest:
         request = pb.ModelInferRequest(model_name=name, model_version=version, id="7")
         add_inputs(request, arrays, raw=raw, datatypes=datatypes)
         return request

@@ -40,16 +40,27 @@ def bits(name: str) -> Any:
     if name == "BF16":
         return np.array([0x0000, 0x8000, 0x7F80, 0xFF80, 0x7FC1, 0x3F80, 0x0001], np.uint16)
     if name.startswith("FP"):
-        payload = {"FP16": np.array([0x7E01], np.uint16), "FP32": np.array([0x7FC00123], np.uint32), "FP64": np.array([0x7FF8000000000123], np.uint64)}[name]
+        payload = {
+            "FP16": np.array([0x7E01], np.uint16),
+            "FP32": np.array([0x7FC00123], np.uint32),
+            "FP64": np.array([0x7FF8000000000123], np.uint64),
+        }[name]
         limits = np.finfo(datatype.dtype)
-        return np.concatenate([np.array([0.0, -0.0, np.inf, -np.inf, limits.max, limits.tiny], datatype.dtype), payload.view(datatype.dtype)])
+        return np.concatenate(
+            [
+                np.array([0.0, -0.0, np.inf, -np.inf, limits.max, limits.tiny], datatype.dtype),
+                payload.view(datatype.dtype),
+            ]
+        )
     limits = np.iinfo(datatype.dtype)
     return np.array([limits.min, limits.max, 0, 1], datatype.dtype)
 
 
 @pytest.mark.parametrize("inline", ["0s", "1s"], ids=["in a thread", "inline"])
 @pytest.mark.parametrize("name", KINDS)
-async def test_every_datatype_comes_back_bit_for_bit(serve: Any, put: Any, models: Any, ask: Any, name: str, inline: str) -> None:
+async def test_every_datatype_comes_back_bit_for_bit(
+    serve: Any, put: Any, models: Any, ask: Any, name: str, inline: str
+) -> None:
     """Raw and typed, through ONNX Runtime and back, also no elements at all."""
     put("m", 1, models.echo(KINDS[name]))
     predictor = await serve(inline_below=inline)
@@ -75,7 +86,9 @@ async def test_strings_come_back_as_they_went(serve: Any, put: Any, models: Any,
             answer = await predictor.infer(ask("m", x=sent, raw=raw), Call())
             assert read_outputs(answer)["y"].tolist() == sent.tolist()
 
-    with pytest.raises(InvalidRequest, match='model "m": input "x": BYTES: an ONNX string is UTF-8, element 1 is not: "') as refused:
+    with pytest.raises(
+        InvalidRequest, match='model "m": input "x": BYTES: an ONNX string is UTF-8, element 1 is not: "'
+    ) as refused:
         await predictor.infer(ask("m", x=np.array([b"ok", b"\xff\xfe"], object)), Call())
     assert refused.value.reason == "BYTES_NOT_UTF8"
 
@@ -105,15 +118,25 @@ ONES = np.ones((3, 2), np.float32)
 FAULTS: dict[str, tuple[dict[str, Any], str, str]] = {
     "missing": ({"a": ONES}, "INPUT_MISSING", r'input "b": missing; expected a FP32 \[-1, 2\], b FP32 \[-1, 2\]'),
     "unexpected": ({"a": ONES, "b": ONES, "c": ONES}, "INPUT_UNEXPECTED", 'input "c": no such input; expected a FP32'),
-    "datatype": ({"a": ONES, "b": ONES.astype(np.int32)}, "INPUT_DATATYPE", r'"b": expected FP32 \[-1, 2\], got INT32 \[3, 2\]'),
+    "datatype": (
+        {"a": ONES, "b": ONES.astype(np.int32)},
+        "INPUT_DATATYPE",
+        r'"b": expected FP32 \[-1, 2\], got INT32 \[3, 2\]',
+    ),
     "rank": ({"a": ONES, "b": ONES[0]}, "INPUT_SHAPE", r'"b": expected FP32 \[-1, 2\], got shape \[2\]'),
     "dimension": ({"a": ONES, "b": ONES[:, :1]}, "INPUT_SHAPE", r'"b": expected FP32 \[-1, 2\], got shape \[3, 1\]'),
-    "rows that differ": ({"a": ONES, "b": ONES[:2]}, "INPUT_SHAPE", r'"b": expected 3 in dimension 0 \(rows\), as input "a" has, got shape \[2, 2\]'),
+    "rows that differ": (
+        {"a": ONES, "b": ONES[:2]},
+        "INPUT_SHAPE",
+        r'"b": expected 3 in dimension 0 \(rows\), as input "a" has, got shape \[2, 2\]',
+    ),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_inputs_that_are_not_the_models_are_refused_by_name(serve: Any, put: Any, models: Any, ask: Any, fault: str) -> None:
+async def test_inputs_that_are_not_the_models_are_refused_by_name(
+    serve: Any, put: Any, models: Any, ask: Any, fault: str
+) -> None:
     """INVALID_ARGUMENT says which input, what the model takes and what came; the next good request is served."""
     put("m", 1, two_inputs(models))
     predictor = await serve()
@@ -135,7 +158,9 @@ async def test_bf16_and_uint16_are_told_apart(serve: Any, put: Any, models: Any,
         await predictor.infer(ask("m", x=np.zeros(1, np.uint16)), Call())
 
 
-async def test_an_output_that_can_not_travel_typed_makes_all_of_them_raw(serve: Any, put: Any, models: Any, ask: Any) -> None:
+async def test_an_output_that_can_not_travel_typed_makes_all_of_them_raw(
+    serve: Any, put: Any, models: Any, ask: Any
+) -> None:
     """Never a mix: a typed request is answered raw when FP16 is among its outputs, typed when it is not asked for."""
     put("m", 1, two_inputs(models))
     predictor = await serve()
@@ -181,7 +206,7 @@ async def test_who_is_at_fault_when_a_run_fails(serve: Any, put: Any, models: An
     put("fails", 1, models.model([helper.make_node("GatherElements", ["t", "i"], ["y"])], index, out, t=table))
     predictor = await serve(inline_below=inline)
 
-    with pytest.raises(InvalidRequest, match="the model refused its input: .*out of data bounds") as refused:
+    with pytest.raises(InvalidRequest, match=r"the model refused its input: .*out of data bounds") as refused:
         await predictor.infer(ask("refuses", i=np.array([9])), Call())
     with pytest.raises(Internal, match="the model failed on this input") as failed:
         await predictor.infer(ask("fails", i=np.array([9])), Call())
@@ -225,7 +250,12 @@ async def test_every_request_is_under_exactly_one_outcome(serve: Any, put: Any, 
     assert sum(isinstance(r, MeshError) for r in results) == 5
     stats = counted(predictor)
     assert (stats.success.count, stats.fail.count) == (5, 6)
-    assert (stats.queue.count, stats.compute_input.count, stats.compute_infer.count, stats.compute_output.count) == (5, 5, 5, 5)
+    assert (stats.queue.count, stats.compute_input.count, stats.compute_infer.count, stats.compute_output.count) == (
+        5,
+        5,
+        5,
+        5,
+    )
     whole = predictor.repository.resolve("m", "").statistics.message("m", "1")
     assert (whole.inference_count, whole.execution_count) == (5, 5)
     assert stats.success.ns >= stats.queue.ns + stats.compute_infer.ns > 0
@@ -261,10 +291,16 @@ async def test_metadata_and_configuration_tell_the_same_model(serve: Any, put: A
     config = (await predictor.config(pb.ModelConfigRequest(name="m"), Call())).config
     strings = (await predictor.config(pb.ModelConfigRequest(name="s"), Call())).config
 
-    assert [(t.name, t.datatype, list(t.shape)) for t in told.inputs] == [("a", "FP32", [-1, 2]), ("b", "FP32", [-1, 2])]
+    assert [(t.name, t.datatype, list(t.shape)) for t in told.inputs] == [
+        ("a", "FP32", [-1, 2]),
+        ("b", "FP32", [-1, 2]),
+    ]
     assert [(t.name, t.datatype) for t in told.outputs] == [("sum", "FP32"), ("half", "FP16")]
     assert (told.name, told.platform, list(told.versions)) == ("m", "onnxruntime_onnx", ["1"])
-    assert [(i.name, i.data_type, list(i.dims)) for i in config.input] == [("a", pb.TYPE_FP32, [-1, 2]), ("b", pb.TYPE_FP32, [-1, 2])]
+    assert [(i.name, i.data_type, list(i.dims)) for i in config.input] == [
+        ("a", pb.TYPE_FP32, [-1, 2]),
+        ("b", pb.TYPE_FP32, [-1, 2]),
+    ]
     assert [o.data_type for o in config.output] == [pb.TYPE_FP32, pb.TYPE_FP16]
     assert (config.max_batch_size, config.instance_group[0].count) == (0, 2)
     assert strings.input[0].data_type == pb.TYPE_STRING
@@ -285,5 +321,3 @@ async def test_a_typed_request_with_no_elements_is_answered(serve: Any, put: Any
 async def test_its_repr_says_where_its_models_are(serve: Any, tmp_path: Any) -> None:
     """What a stack prints at the start."""
     assert repr(await serve()) == f"Predictor({tmp_path})"
-
-

@@ -1,4 +1,4 @@
-"""A service of a few lines, to be run as a process: `python tiny_service.py --config FILE`. What it does is in its configuration."""
+"""A service of a few lines, to be run as a process: `python tiny_service.py`. What it does is in its configuration."""
 
 from __future__ import annotations
 

@@ -270,7 +270,7 @@ def _neither(request: pb.ModelInferRequest) -> None:
             "row 1: expected an id of 1 to 512 bytes, got an empty one",
         ),
         (lambda r: _bytes_column(r, b"x" * 2**20), "ENTITY_ID", "got one of 1048576 bytes"),
-        (_raw_missing, "RAW_COUNT", "expected one entry for each of 2 inputs, got 1"),
+        (_raw_missing, "RAW_COUNT", "expected one raw_input_contents entry for each of 2 inputs, got 1"),
         (_truncated, "BYTES_TRUNCATED", 'input "card_id": BYTES: element 0'),
         (_raw_and_typed, "RAW_AND_TYPED", "got both"),
         (_neither, "CONTENTS_MISSING", "got neither"),

@@ -1,4 +1,4 @@
-"""A service on the other side of a channel: what is particular to the channel. What it shares with any service is in tests/contract."""
+"""What is particular to a service on the other side of a channel; what it shares with any service is in tests/contract."""
 
 from __future__ import annotations
 
@@ -61,8 +61,12 @@ async def test_a_backend_that_is_away_is_unavailable_and_started_nothing(nobody:
     """The error names the backend and is safe to try elsewhere; readiness is just false."""
     call = Call(deadline=Deadline.after(5))
 
-    for failing in (nobody.infer(REQUEST, call), anext(nobody.stream(REQUEST, call)), nobody.metadata(pb.ModelMetadataRequest(name="m"), call)):
-        with pytest.raises(Unavailable, match="^backend: ") as error:
+    for failing in (
+        nobody.infer(REQUEST, call),
+        anext(nobody.stream(REQUEST, call)),
+        nobody.metadata(pb.ModelMetadataRequest(name="m"), call),
+    ):
+        with pytest.raises(Unavailable, match=r"^backend: ") as error:
             await failing
         assert (error.value.rejected, error.value.hop) == (True, "backend")
 
@@ -74,7 +78,11 @@ async def test_no_time_left_is_not_even_sent(nobody: RemoteService) -> None:
     """A call whose deadline has passed is refused here, as not started."""
     call = Call(deadline=Deadline.after(-1))
 
-    for failing in (nobody.infer(REQUEST, call), anext(nobody.stream(REQUEST, call)), nobody.index(pb.RepositoryIndexRequest(), call)):
+    for failing in (
+        nobody.infer(REQUEST, call),
+        anext(nobody.stream(REQUEST, call)),
+        nobody.index(pb.RepositoryIndexRequest(), call),
+    ):
         with pytest.raises(DeadlineExceeded, match="backend: no time left") as error:
             await failing
         assert error.value.rejected
@@ -116,7 +124,9 @@ async def test_a_foreign_server_that_lacks_an_rpc_is_unimplemented(garbage: Any)
     assert error.value.code == "UNIMPLEMENTED"  # type: ignore[attr-defined]
 
 
-async def test_calls_in_flight_when_the_channel_closes_are_unavailable(serve: Any, scripted: Any, eventually: Any) -> None:
+async def test_calls_in_flight_when_the_channel_closes_are_unavailable(
+    serve: Any, scripted: Any, eventually: Any
+) -> None:
     """Nobody cancelled them, so cancelled is not what they become; later calls are refused the same way."""
     never = asyncio.Event()
 
@@ -132,7 +142,13 @@ async def test_calls_in_flight_when_the_channel_closes_are_unavailable(serve: An
 
     await backend.close()
 
-    for failing in (infer, stream, backend.infer(REQUEST, Call()), anext(backend.stream(REQUEST, Call())), backend.index(pb.RepositoryIndexRequest(), Call())):
+    for failing in (
+        infer,
+        stream,
+        backend.infer(REQUEST, Call()),
+        anext(backend.stream(REQUEST, Call())),
+        backend.index(pb.RepositoryIndexRequest(), Call()),
+    ):
         with pytest.raises(Unavailable, match="backend: its channel was closed"):
             await failing
     assert not await backend.ready()
@@ -165,7 +181,9 @@ async def test_another_model_may_be_asked_in_the_callers_name(serve: Any) -> Non
 
 
 @pytest.mark.parametrize(("left", "margin", "seen"), [(10.0, "2s", 8.0), (1.0, "5s", 0.5), (math.inf, "2s", math.inf)])
-async def test_a_margin_of_the_deadline_is_kept_for_the_way_home(serve: Any, left: float, margin: str, seen: float) -> None:
+async def test_a_margin_of_the_deadline_is_kept_for_the_way_home(
+    serve: Any, left: float, margin: str, seen: float
+) -> None:
     """The next hop sees less than we have, yet at least half of it."""
     running = await serve()
     backend = remote(running.target, margin=margin)

@@ -28,7 +28,13 @@ def test_a_hop_believes_what_another_hop_says() -> None:
     """Tenant, variant, shadow, attempt, trace and request id are read between hops."""
     call = read(*MESH)
 
-    assert (call.caller.tenant, call.variant, call.shadow, call.attempt, call.request_id) == ("blue", "canary", True, 3, "r1")
+    assert (call.caller.tenant, call.variant, call.shadow, call.attempt, call.request_id) == (
+        "blue",
+        "canary",
+        True,
+        3,
+        "r1",
+    )
     assert dict(call.trace) == TRACE
     assert call.peer == "ipv4:1.2.3.4:5"
 

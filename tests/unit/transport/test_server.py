@@ -79,12 +79,23 @@ async def test_reflection_lists_what_is_served(serve: Any) -> None:
     described = await talk.read()
     await talk.done_writing()
 
-    assert names == {"inference.GRPCInferenceService", "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
+    assert names == {
+        "inference.GRPCInferenceService",
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1alpha.ServerReflection",
+    }
     assert described.file_descriptor_response.file_descriptor_proto
 
 
 @pytest.mark.parametrize(
-    "rpc", ["SystemSharedMemoryStatus", "CudaSharedMemoryRegister", "SystemSharedMemoryUnregister", "TraceSetting", "LogSettings"]
+    "rpc",
+    [
+        "SystemSharedMemoryStatus",
+        "CudaSharedMemoryRegister",
+        "SystemSharedMemoryUnregister",
+        "TraceSetting",
+        "LogSettings",
+    ],
 )
 async def test_what_is_not_offered_says_what_to_do_instead(serve: Any, rpc: str) -> None:
     """UNIMPLEMENTED with a sentence, by the name of the RPC."""

@@ -50,7 +50,9 @@ async def test_every_text_arrives_with_its_code(serve: Any, scripted: Any, text:
 
 async def test_a_status_carries_details_for_any_client(serve: Any, scripted: Any) -> None:
     """google.rpc.Status holds ErrorInfo and RetryInfo, and the pushback stands in the metadata that gRPC clients read."""
-    running = await serve(scripted(raising(ResourceExhausted("full", reason="QUEUE_FULL", rejected=True, retry_after_s=0.05))))
+    running = await serve(
+        scripted(raising(ResourceExhausted("full", reason="QUEUE_FULL", rejected=True, retry_after_s=0.05)))
+    )
 
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await running.stub.ModelInfer(REQUEST)
@@ -105,7 +107,11 @@ def test_internal_of_this_hop_is_opaque_and_that_of_a_lower_one_passes() -> None
 @pytest.mark.parametrize(
     "error",
     [
-        *(kind("text", reason="R", hop="below", rejected=True, retry_after_s=1.5) for kind in MeshError.__subclasses__() if kind is not ForeignStatus),
+        *(
+            kind("text", reason="R", hop="below", rejected=True, retry_after_s=1.5)
+            for kind in MeshError.__subclasses__()
+            if kind is not ForeignStatus
+        ),
         ForeignStatus("ABORTED", "text", reason="R", hop="below", rejected=True, retry_after_s=1.5),
         ForeignStatus("DATA_LOSS", "text"),
         NotFound("text"),
@@ -155,7 +161,14 @@ def test_a_failure_without_a_code_is_internal(code: str) -> None:
     assert (type(error), error.message, error.hop) == (Internal, "broken", "backend")
 
 
-@pytest.mark.parametrize("details", [b"\xff\xff\xff", b"", Status(details=[Packed(type_url="x/google.rpc.ErrorInfo", value=b"\xff")]).SerializeToString()])
+@pytest.mark.parametrize(
+    "details",
+    [
+        b"\xff\xff\xff",
+        b"",
+        Status(details=[Packed(type_url="x/google.rpc.ErrorInfo", value=b"\xff")]).SerializeToString(),
+    ],
+)
 def test_wrong_bytes_in_the_details_hide_nothing(details: bytes) -> None:
     """What a foreign server puts into the details can't hide its status."""
     error = error_of(failure(grpc.StatusCode.NOT_FOUND, "gone", ("grpc-status-details-bin", details)), "backend")
@@ -163,7 +176,9 @@ def test_wrong_bytes_in_the_details_hide_nothing(details: bytes) -> None:
     assert (type(error), error.message, error.reason) == (NotFound, "gone", "MODEL_NOT_FOUND")
 
 
-@pytest.mark.parametrize(("pushback", "seconds"), [("250", 0.25), ("-1", None), ("soon", None), ("9" * 5000, None), ("", None)])
+@pytest.mark.parametrize(
+    ("pushback", "seconds"), [("250", 0.25), ("-1", None), ("soon", None), ("9" * 5000, None), ("", None)]
+)
 def test_a_pushback_is_a_sane_number_or_none(pushback: str, seconds: float | None) -> None:
     """A number that no one would wait for, or none at all, is ignored."""
     error = error_of(failure(grpc.StatusCode.UNAVAILABLE, "x", ("grpc-retry-pushback-ms", pushback)), "backend")
@@ -176,7 +191,10 @@ def test_what_a_backend_makes_up_is_bounded() -> None:
     details = Status(details=[])
     details.details.add().Pack(ErrorInfo(reason="R" * 7000))
     came = failure(
-        grpc.StatusCode.NOT_FOUND, "x", ("grpc-status-details-bin", details.SerializeToString()), ("x-infermesh-hop", "h" * 7000)
+        grpc.StatusCode.NOT_FOUND,
+        "x",
+        ("grpc-status-details-bin", details.SerializeToString()),
+        ("x-infermesh-hop", "h" * 7000),
     )
 
     _, _, trailing = status_of(error_of(came, "backend"), "here")

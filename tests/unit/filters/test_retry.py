@@ -1,0 +1,181 @@
+"""Tests of other attempts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from infermesh.call import Call
+from infermesh.deadline import Deadline
+from infermesh.errors import (
+    DeadlineExceeded,
+    FailedPrecondition,
+    ForeignStatus,
+    Internal,
+    InvalidRequest,
+    MeshError,
+    NotFound,
+    PermissionDenied,
+    ResourceExhausted,
+    Unavailable,
+    Unimplemented,
+)
+from infermesh.filters import Retry, RetryBudget
+from infermesh.protocol.open_inference_pb2 import ModelInferRequest, ModelInferResponse
+
+
+class Backend:
+    """Raises the errors that it was given, one for each attempt, and then answers; every attempt takes its time."""
+
+    def __init__(self, clock: Any, *errors: BaseException, takes_s: float = 0.0) -> None:
+        self.calls: list[Call] = []
+        self._clock, self._errors, self._takes_s = clock, list(errors), takes_s
+
+    async def __call__(self, request: ModelInferRequest, call: Call) -> ModelInferResponse:
+        self.calls.append(call)
+        self._clock.now += self._takes_s
+        if self._errors:
+            raise self._errors.pop(0)
+        return ModelInferResponse(id=request.id)
+
+
+class Parts:
+    """A Retry whose clock stands, whose pauses are noted, and whose outcomes are counted."""
+
+    def __init__(self, clock: Any, *, attempts: int = 3, share: float = 0.1, minimum: float = 10) -> None:
+        self.pauses: list[float] = []
+        self.seen: list[str] = []
+        self.clock = clock
+        budget = RetryBudget(share, minimum)
+        self.retry = Retry(
+            attempts, budget, self.seen.append, clock=clock, draw=lambda: 0.5, sleep=self.sleep, pause_s=0.02
+        )
+
+    async def sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self.clock.now += seconds
+
+
+@pytest.fixture
+def parts(clock: Any) -> Parts:
+    return Parts(clock)
+
+
+async def test_a_dead_replica_costs_no_call(parts: Parts, request_: ModelInferRequest) -> None:
+    """After UNAVAILABLE another attempt is made at once, which says that it is the second; the answer is as without."""
+    backend = Backend(parts.clock, Unavailable("socket closed"))
+
+    response = await parts.retry(request_, Call(), backend)
+
+    assert response.id == "1"
+    assert [call.attempt for call in backend.calls] == [1, 2]
+    assert parts.pauses == []
+    assert parts.seen == ["retried"]
+
+
+async def test_later_attempts_wait_and_then_the_last_error_is_told(parts: Parts, request_: ModelInferRequest) -> None:
+    """The third attempt comes after a pause; when the attempts are used up, the last error is the answer."""
+    backend = Backend(parts.clock, *(Unavailable(f"away {n}") for n in range(5)))
+
+    with pytest.raises(Unavailable, match="away 2"):
+        await parts.retry(request_, Call(), backend)
+
+    assert [call.attempt for call in backend.calls] == [1, 2, 3]
+    assert parts.pauses == [pytest.approx(0.02)]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Unavailable("away"),
+        Unavailable("starting", rejected=True, retry_after_s=1.0),
+        ResourceExhausted("full", rejected=True),
+        Internal("lost", rejected=True),
+        ForeignStatus("ABORTED", "moved", rejected=True),
+    ],
+)
+async def test_what_is_safe_is_tried_again(parts: Parts, request_: ModelInferRequest, error: MeshError) -> None:
+    """UNAVAILABLE, and what was refused before any work where another replica may take it, is retried."""
+    backend = Backend(parts.clock, error)
+
+    assert (await parts.retry(request_, Call(), backend)).id == "1"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InvalidRequest("bad", rejected=True),
+        NotFound("no model", rejected=True),
+        PermissionDenied("no", rejected=True),
+        FailedPrecondition("no feature", rejected=True),
+        Unimplemented("never", rejected=True),
+        DeadlineExceeded("late", rejected=True),
+        ResourceExhausted("come back later", rejected=True, retry_after_s=0.1),
+        ResourceExhausted("half done"),
+        Internal("broken"),
+        ForeignStatus("DATA_LOSS", "gone"),
+        RuntimeError("a defect"),
+    ],
+)
+async def test_what_would_fail_again_or_may_be_done_is_not(
+    parts: Parts, request_: ModelInferRequest, error: Exception
+) -> None:
+    """A caller's mistake, a pushback, work that may have been done, and our own defects are told at once."""
+    backend = Backend(parts.clock, error)
+
+    with pytest.raises(type(error)):
+        await parts.retry(request_, Call(), backend)
+
+    assert len(backend.calls) == 1
+    assert parts.seen == []
+
+
+async def test_no_attempt_is_made_when_less_time_is_left_than_the_last_took(
+    parts: Parts, request_: ModelInferRequest
+) -> None:
+    """A retry that can't be in time is not begun."""
+    backend = Backend(parts.clock, Unavailable("away"), takes_s=0.3)
+
+    with pytest.raises(Unavailable):
+        await parts.retry(request_, Call(deadline=Deadline.after(0.5, parts.clock)), backend)
+
+    assert len(backend.calls) == 1
+    assert parts.seen == ["no_time"]
+
+
+async def test_retries_in_the_long_run_are_a_share_of_the_calls(clock: Any, request_: ModelInferRequest) -> None:
+    """When everything fails, no more than the minimum and a share of the calls comes on top."""
+    parts = Parts(clock, share=0.1, minimum=10)
+    backend = Backend(clock, *(Unavailable("away") for _ in range(5000)))
+
+    for _ in range(1000):
+        with pytest.raises(Unavailable):
+            await parts.retry(request_, Call(), backend)
+
+    retries = len(backend.calls) - 1000
+    assert 10 <= retries <= 10 + 0.1 * 1000
+    assert parts.seen.count("no_budget") > 800
+
+
+async def test_the_budget_saves_up_to_its_minimum_and_no_further() -> None:
+    """Calls that need no retry earn none beyond the minimum: a long quiet time is no licence for a storm."""
+    budget = RetryBudget(0.5, 3)
+    for _ in range(100):
+        budget.earn()
+
+    assert [budget.spend() for _ in range(4)] == [True, True, True, False]
+    budget.earn()
+    assert not budget.spend()
+    budget.earn()
+    assert budget.spend()
+
+
+async def test_an_error_of_a_later_attempt_that_is_not_safe_ends_it(parts: Parts, request_: ModelInferRequest) -> None:
+    """A second attempt that is refused for good is the answer."""
+    backend = Backend(parts.clock, Unavailable("away"), NotFound("no such model"))
+
+    with pytest.raises(NotFound):
+        await parts.retry(request_, Call(), backend)
+
+    assert len(backend.calls) == 2

@@ -1,0 +1,135 @@
+"""Tests of what a route file may say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from infermesh.config import ConfigError, load, parse
+from services.gateway.config import GatewayConfig
+from services.gateway.keys import KeysFile
+from services.gateway.routes import RoutesFile, read_routes
+
+SAMPLES = Path("samples/config")
+STABLE = {"name": "stable", "weight": 1}
+
+
+def _file(folder: Path, *routes: dict[str, Any]) -> Path:
+    file = folder / "routes.yaml"
+    file.write_text(yaml.safe_dump({"routes": list(routes)}))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("route", "words"),
+    [
+        ({"backend": "one"}, "either model or prefix"),
+        ({"model": "m", "prefix": "m", "backend": "one"}, "either model or prefix"),
+        ({"model": "m"}, "expected a backend"),
+        ({"model": "m", "variants": [STABLE]}, "expected a backend"),
+        ({"model": "m*", "backend": "one"}, "expected an exact name"),
+        ({"model": "m-explainer", "backend": "one"}, "an explanation uses its route"),
+        ({"model": "m", "backend": "one", "variants": [STABLE, STABLE]}, "variant stable stands twice"),
+        ({"model": "m", "backend": "one", "variants": [STABLE | {"weight": 0}]}, "a weight over 0"),
+        ({"model": "m", "backend": "one", "variants": [STABLE | {"weight": -1}]}, "greater than or equal to 0"),
+        ({"model": "m", "backend": "one", "variants": [STABLE | {"weight": float("nan")}]}, "weight"),
+        ({"model": "m", "backend": "one", "variants": [STABLE | {"weight": float("inf")}]}, "weight"),
+        ({"model": "m", "backend": "one", "variants": [STABLE | {"name": "A B"}]}, "variants.0.name"),
+        ({"model": "m", "backend": "one", "variants": [STABLE | {"version": "latest"}]}, "variants.0.version"),
+        ({"model": "m", "backend": "one", "variants": [STABLE | {"version": True}]}, "variants.0.version"),
+        (
+            {"model": "m", "backend": "one", "variants": [STABLE, {"name": "b", "weight": 1, "version": 2}]},
+            "a version for every variant, or for none",
+        ),
+        ({"prefix": "m", "backend": "one", "variants": [STABLE | {"model": "x"}]}, "a route for one model"),
+        ({"model": "m", "backend": "one", "sticky": {}}, "at least one of metadata"),
+        ({"model": "m", "backend": "one", "sticky": {"metadata": "x-api-key"}}, "credentials"),
+        ({"model": "m", "backend": "one", "sticky": {"metadata": "X-Card"}}, "sticky.metadata"),
+        ({"model": "m", "backend": "one", "shadows": [{"name": "s", "fraction": 1.1}]}, "shadows.0.fraction"),
+        ({"model": "m", "backend": "one", "shadows": [{"name": "s", "fraction": 1, "budget": 5}]}, "with its unit"),
+        ({"model": "m", "backend": "nobody"}, 'no backend "nobody"; the gateway has one, two'),
+        ({"model": "m", "backend": "one", "explanations": {"backend": "nobody"}}, 'no backend "nobody"'),
+        ({"model": "m", "backend": "one", "wait": 1}, "no such setting"),
+    ],
+)
+def test_faults_of_a_route_are_refused(tmp_path: Path, route: dict[str, Any], words: str) -> None:
+    """A file with a fault is refused whole, and says where it is and what would be right."""
+    with pytest.raises(ConfigError) as refused:
+        read_routes(_file(tmp_path, {"model": "good", "backend": "one"}, route), ["one", "two"])
+
+    assert words in str(refused.value)
+    assert "routes.1" in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["", "routes: []", "routes: {}", "routes: [", "{}"])
+def test_an_empty_or_half_written_file_is_refused(tmp_path: Path, text: str) -> None:
+    """A file without routes is refused: one that is cut off must not close every door."""
+    (tmp_path / "routes.yaml").write_text(text)
+
+    with pytest.raises(ConfigError):
+        parse(RoutesFile, tmp_path / "routes.yaml")
+
+
+@pytest.mark.parametrize("key", ["model", "prefix"])
+def test_a_model_has_one_route(tmp_path: Path, key: str) -> None:
+    """Two routes for the same name or prefix are refused."""
+    route = {key: "m", "backend": "one"}
+
+    with pytest.raises(ConfigError, match=r"a route for m\*? stands twice"):
+        parse(RoutesFile, _file(tmp_path, route, route))
+
+
+def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
+    """Every fault has its line, not only the first."""
+    bad = {"model": "m*", "backend": "one", "shadows": [{"name": "s", "fraction": 2}]}
+
+    with pytest.raises(ConfigError) as refused:
+        parse(RoutesFile, _file(tmp_path, bad, {"prefix": "x"}))
+
+    assert len(refused.value.faults) == 3
+
+
+def test_the_samples_can_be_used() -> None:
+    """The sample configuration, with its routes and keys, is good as it stands."""
+    config = load(GatewayConfig, SAMPLES / "gateway.yaml", {})
+
+    routes = {route.label: route for route in config.routes_file().routes}
+    (key,) = config.keys_file().keys
+    fraud = routes["fraud-detector"]
+    assert {(v.name, v.version, v.weight) for v in fraud.variants} == {("stable", "1", 90), ("canary", "2", 10)}
+    assert [(s.name, s.version) for s in fraud.shadows] == [("candidate", "3")]
+    assert "*" in routes
+    assert (key.caller, set(key.scopes)) == ("demo", {"infer", "explain", "admin", "variant"})
+
+
+def test_faults_of_the_files_are_faults_of_the_configuration(tmp_path: Path) -> None:
+    """Routes and keys are read with the configuration, so that what is wrong in them is found before the start."""
+    _file(tmp_path, {"model": "m", "backend": "nobody"})
+    (tmp_path / "gateway.yaml").write_text("routes: routes.yaml\nauth: {keys: missing.yaml}")
+
+    with pytest.raises(ConfigError) as refused:
+        load(GatewayConfig, tmp_path / "gateway.yaml", {})
+
+    assert 'no backend "nobody"' in str(refused.value)
+    assert "missing.yaml" in str(refused.value)
+
+
+def test_without_authentication_no_keys_are_needed(tmp_path: Path) -> None:
+    """With `auth.mode: off` the keys file need not exist."""
+    _file(tmp_path, {"model": "m", "backend": "predictor"})
+    (tmp_path / "gateway.yaml").write_text("routes: routes.yaml\nauth: {mode: 'off', keys: missing.yaml}")
+
+    assert load(GatewayConfig, tmp_path / "gateway.yaml", {}).auth.mode == "off"
+
+
+def test_keys_may_be_none_and_not_forgotten(tmp_path: Path) -> None:
+    """`keys: []` lets nobody in and is said on purpose; an empty file is a fault."""
+    (tmp_path / "keys.yaml").write_text("keys: []")
+    assert parse(KeysFile, tmp_path / "keys.yaml").keys == []
+
+    (tmp_path / "keys.yaml").write_text("")
+    with pytest.raises(ConfigError, match="keys: required"):
+        parse(KeysFile, tmp_path / "keys.yaml")

@@ -1,0 +1,81 @@
+"""Metrics in Prometheus' form."""
+
+from __future__ import annotations
+
+import pytest
+from prometheus_client import generate_latest
+
+import infermesh
+from infermesh.telemetry import Metrics, metrics
+
+
+def text_of(metrics: Metrics) -> str:
+    return generate_latest(metrics.registry).decode()
+
+
+def test_a_call_is_counted_and_timed_under_what_answered() -> None:
+    """One call adds one to its outcome and its seconds to the latency of its model, version and variant."""
+    counted = Metrics("predictor")
+
+    counted.request("iris", "2", "canary", "OK", 0.004)
+    counted.request("iris", "2", "canary", "OK", 0.004)
+    counted.request("iris", "", "canary", "NOT_FOUND", 0.1)
+
+    text = text_of(counted)
+    labels = 'model="iris",service="predictor",variant="canary",version='
+    assert f'infermesh_requests_total{{code="OK",{labels}"2"}} 2.0' in text
+    assert f'infermesh_requests_total{{code="NOT_FOUND",{labels}""}} 1.0' in text
+    assert f'infermesh_request_seconds_bucket{{le="0.003",{labels}"2"}} 0.0' in text
+    assert f'infermesh_request_seconds_bucket{{le="0.005",{labels}"2"}} 2.0' in text
+
+
+def test_labels_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Past the bound calls are counted under empty labels, and none is lost."""
+    monkeypatch.setattr(metrics, "MAX_CHILDREN", 10)
+    counted = Metrics("gateway")
+
+    for number in range(50):
+        counted.request(f"m{number}", "1", "", "OK", 0.001)
+    counted.request("m0", "1", "", "OK", 0.001)
+
+    lines = [line for line in text_of(counted).splitlines() if line.startswith("infermesh_requests_total{")]
+    assert len(lines) <= 12
+    assert sum(float(line.split()[-1]) for line in lines) == 51
+    assert 'infermesh_requests_total{code="OK",model="m0",service="gateway",variant="",version="1"} 2.0' in lines
+    assert 'infermesh_requests_total{code="OK",model="",service="gateway",variant="",version=""} 40.0' in lines
+
+
+def test_a_service_tells_its_build_and_readiness() -> None:
+    """And what the process uses."""
+    counted = Metrics("predictor")
+    counted.ready.set(True)
+
+    text = text_of(counted)
+
+    assert f'infermesh_build_info{{service="predictor",version="{infermesh.__version__}"}} 1.0' in text
+    assert 'infermesh_ready{service="predictor"} 1.0' in text
+    assert "process_resident_memory_bytes" in text
+
+
+def test_a_part_adds_its_own_with_the_service_first() -> None:
+    """Counter, gauge and histogram of a service's parts carry the service as their first label."""
+    counted = Metrics("gateway")
+
+    counted.counter("infermesh_shadow_total", "Copies.", "outcome").labels("gateway", "shed").inc()
+    counted.gauge("infermesh_breaker_open", "1 while open.").labels("gateway").set(1)
+    counted.histogram("infermesh_lookup_seconds", "Lookups.", buckets=(0.1, 1)).labels("gateway").observe(0.5)
+
+    text = text_of(counted)
+    assert 'infermesh_shadow_total{outcome="shed",service="gateway"} 1.0' in text
+    assert 'infermesh_breaker_open{service="gateway"} 1.0' in text
+    assert 'infermesh_lookup_seconds_bucket{le="1.0",service="gateway"} 1.0' in text
+
+
+def test_two_services_in_one_process_have_a_registry_each() -> None:
+    """The same graph can run as one process."""
+    one, two = Metrics("gateway"), Metrics("predictor")
+
+    one.request("m", "1", "", "OK", 0.1)
+
+    assert "infermesh_requests_total{" in text_of(one)
+    assert "infermesh_requests_total{" not in text_of(two)
