@@ -6,6 +6,8 @@ DEV := .venv
 TRITON := .venv-triton
 PROTO := protos/open_inference.proto
 GENERATED := infermesh/protocol
+LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header $(UPGRADE)
+PINS := --constraint requirements/dev.txt
 PIP := -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
@@ -48,12 +50,22 @@ samples: $(DEV)/ready ## make the sample models, features and golden values anew
 
 docs: $(DEV)/ready ## make the pages that are generated from the code
 	$(DEV)/bin/infermesh config docs > docs/configuration.md
+	$(DEV)/bin/python -m deploy.configmaps
+
+lock: ## pin the requirements of every image and environment, from pyproject.toml (needs uv; UPGRADE=--upgrade for newer ones)
+	$(LOCK) pyproject.toml --all-extras --group dev --output-file requirements/dev.txt
+	$(LOCK) pyproject.toml --extra gateway --extra transformer --extra predictor --extra explainer --extra cli --group build \
+	  $(PINS) --output-file requirements/run.txt
+	for service in gateway transformer predictor explainer; do \
+	  $(LOCK) pyproject.toml --extra $$service $(PINS) --output-file requirements/$$service.txt || exit; \
+	done
+	$(LOCK) --group tritonclient --output-file requirements/tritonclient.txt
 
 conformance: $(DEV)/ready ## the conformance cases against TARGET=host:port [HOP=predictor|transformer|gateway|explainer] [KEY=...]
 	$(DEV)/bin/python -m pytest tests/conformance --target $(TARGET) --hop $(or $(HOP),predictor) $(if $(KEY),--key $(KEY))
 
 e2e-compose: $(DEV)/ready ## build the images, bring docker-compose up, and drive the mesh through its public port
-	$(DEV)/bin/python -m pytest --compose tests/e2e/test_compose.py
+	$(DEV)/bin/python -m pytest tests/e2e/test_compose.py
 
 bench: $(DEV)/ready ## what a call costs, beside its peers; benchmarks/README.md
 	$(DEV)/bin/python -m benchmarks.predictor_cost

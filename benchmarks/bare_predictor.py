@@ -1,6 +1,6 @@
 """The floor for a predictor: grpc.aio on uvloop, ONNX Runtime inline, no checks, no metrics, nothing else.
 
-    python -m benchmarks.bare_predictor MODEL_FILE PORT
+python -m benchmarks.bare_predictor MODEL_FILE PORT
 """
 
 from __future__ import annotations

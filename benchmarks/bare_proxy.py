@@ -1,6 +1,6 @@
 """The floor for a gateway: grpc.aio on both sides, on uvloop, bytes passed through unread.
 
-    python -m benchmarks.bare_proxy TARGET PORT
+python -m benchmarks.bare_proxy TARGET PORT
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 __all__ = ["Contender", "compare", "free_port", "machine", "process"]
@@ -46,15 +47,18 @@ def free_port() -> int:
 
 def machine() -> str:
     """One line that says where and with what it was measured."""
-    model = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "?")
-    from importlib.metadata import version
-
-    libraries = ", ".join(f"{name} {version(name)}" for name in ("grpcio", "protobuf", "numpy", "onnxruntime", "uvloop"))
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.split(":")[1].strip() for line in lines if "model name" in line), "?")
+    libraries = ", ".join(
+        f"{name} {version(name)}" for name in ("grpcio", "protobuf", "numpy", "onnxruntime", "uvloop")
+    )
     return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}, {libraries}"
 
 
 @contextlib.contextmanager
-def process(arguments: Sequence[str], port: int, environment: dict[str, str] | None = None, core: str = SERVER_CORE) -> Iterator[int]:
+def process(
+    arguments: Sequence[str], port: int, environment: dict[str, str] | None = None, core: str = SERVER_CORE
+) -> Iterator[int]:
     """A Python process pinned to one core that is given once its port answers, and is ended by its id."""
     command = ["taskset", "-c", core, sys.executable, *arguments]
     child = subprocess.Popen(command, env=os.environ | (environment or {}), stderr=subprocess.DEVNULL)
@@ -70,7 +74,9 @@ def process(arguments: Sequence[str], port: int, environment: dict[str, str] | N
             child.wait()
 
 
-def compare(ours: Contender, peer: Contender, request_file: Path, *, pairs: int, seconds: float, in_flight: int) -> float:
+def compare(
+    ours: Contender, peer: Contender, request_file: Path, *, pairs: int, seconds: float, in_flight: int
+) -> float:
     """Print every pair of rounds and the medians; returns the median ratio of CPU per call, ours to the peer's."""
     print(f"{machine()}\n{in_flight} calls in flight, {pairs} alternating pairs of {seconds:g} s\n")
     ratios, costs = [], {ours.name: [], peer.name: []}
@@ -83,7 +89,11 @@ def compare(ours: Contender, peer: Contender, request_file: Path, *, pairs: int,
             costs[name].append(result)
         ratio = results[ours.name]["cpu_us"] / results[peer.name]["cpu_us"]
         ratios.append(ratio)
-        print(f"pair {number + 1}: " + "   ".join(f"{n} {r['cpu_us']:.0f} µs {r['calls_per_s']:.0f}/s" for n, r in results.items()), f"  ratio {ratio:.3f}")
+        print(
+            f"pair {number + 1}: "
+            + "   ".join(f"{n} {r['cpu_us']:.0f} µs {r['calls_per_s']:.0f}/s" for n, r in results.items()),
+            f"  ratio {ratio:.3f}",
+        )
     print()
     for name, results in costs.items():
         median = {k: statistics.median(r[k] for r in results) for k in ("cpu_us", "calls_per_s", "p50_ms", "p99_ms")}
@@ -92,14 +102,18 @@ def compare(ours: Contender, peer: Contender, request_file: Path, *, pairs: int,
             f"p50 {median['p50_ms']:.2f} ms   p99 {median['p99_ms']:.2f} ms"
         )
     ratio = statistics.median(ratios)
-    print(f"\nratio of CPU per call, median of {pairs} pairs: {ratio:.3f}  (from {min(ratios):.3f} to {max(ratios):.3f})")
+    print(
+        f"\nratio of CPU per call, median of {pairs} pairs: {ratio:.3f}  (from {min(ratios):.3f} to {max(ratios):.3f})"
+    )
     return ratio
 
 
 def _round(contender: Contender, request_file: Path, seconds: float, in_flight: int) -> dict[str, float]:
     before = _cpu_s(contender.pids)
     command = ["taskset", "-c", LOAD_CORE, sys.executable, "-m", "benchmarks.load", contender.target, str(request_file)]
-    output = subprocess.run([*command, str(seconds), str(in_flight), contender.key], check=True, capture_output=True, text=True).stdout
+    output = subprocess.run(
+        [*command, str(seconds), str(in_flight), contender.key], check=True, capture_output=True, text=True
+    ).stdout
     used = _cpu_s(contender.pids) - before
     result: dict[str, float] = json.loads(output)
     if result["errors"]:

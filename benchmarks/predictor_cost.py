@@ -1,6 +1,6 @@
 """CPU per call of the predictor beside a bare grpc.aio server with ONNX Runtime inline: iris version 2, raw 1×4.
 
-    python -m benchmarks.predictor_cost [--pairs 7] [--seconds 5] [--in-flight 64]
+python -m benchmarks.predictor_cost [--pairs 7] [--seconds 5] [--in-flight 64]
 """
 
 from __future__ import annotations

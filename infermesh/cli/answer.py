@@ -14,7 +14,7 @@ from rich.text import Text
 
 from infermesh.cli.bars import share_bar
 from infermesh.cli.values import names_in
-from infermesh.parameters import FALLBACK, MODEL, VARIANT
+from infermesh.parameters import FALLBACK, FEATURES, MODEL, VARIANT
 from infermesh.protocol.open_inference_pb2 import InferParameter, ModelInferResponse
 from infermesh.tensors import Array, read_outputs
 
@@ -38,6 +38,8 @@ def headline(response: ModelInferResponse, seconds: float) -> Text:
         line.append(f"  variant {parameters[VARIANT].string_param}")
     if FALLBACK in parameters:
         line.append(f"  fallback: {_plain(parameters[FALLBACK])}", "yellow")
+    if FEATURES in parameters and parameters[FEATURES].string_param != "present":
+        line.append(f"  features {parameters[FEATURES].string_param}", "yellow")
     line.append(f"  {seconds * 1000:.1f} ms", "cyan")
     return line
 

@@ -83,11 +83,11 @@ class Member:
 class Mesh:
     """Starts the services on entry and returns when all are ready; drains them on exit. A context manager; blocking.
 
-    `config` is a folder with `<service>.yaml` for each service (left out: the samples'); values there that name a service as
-    host are overridden by the addresses here. `models` is the predictors' repository, `predictors` their number: they are named
-    `predictor`, `predictor-2`, …, and stand behind one target. `services` may leave some out, or add `candidate`, a predictor of
-    its own for shadows; without it the first predictor answers in its place. `env` has further variables for each service (by
-    the name of the service, or of one process), and wins. Gateway port 0: any free one.
+    `config` is a folder with `<service>.yaml` for each service (left out: the samples'); values there that name a service
+    as host are overridden by the addresses here. `models` is the predictors' repository. There are `replicas` of each
+    service, named `predictor`, `predictor-2`, …, which stand behind one target. `services` may leave some out, or add
+    `candidate`, a predictor of its own for shadows; without it the first predictor answers in its place. `env` has further
+    variables for each service (by the name of the service, or of one process), and wins. Gateway port 0: any free one.
 
     A service that ends by itself is started again on its port, as `restarts` says (None: never); when that is used up, or its
     configuration has become bad, its state is `failed` and `failed` is set. `tell` gets one line for each such event, in a
@@ -101,7 +101,7 @@ class Mesh:
         models: Path | None = None,
         redis_url: str = "",
         services: Sequence[str] = SERVICES,
-        predictors: int = 1,
+        replicas: int = 1,
         gateway_port: int = 0,
         env: Mapping[str, Mapping[str, str]] | None = None,
         restarts: Restarts | None = Restarts(),
@@ -114,7 +114,7 @@ class Mesh:
         self.redis_url = redis_url
         self.failed = threading.Event()
         self._services = tuple(services)
-        self._predictors = predictors
+        self._replicas = replicas
         self._gateway_port = gateway_port
         self._env = env or {}
         self._restarts = restarts
@@ -276,8 +276,8 @@ class Mesh:
                 raise Failure(
                     f"{self.config}: expected {name}.yaml there", hint="name another folder with --config DIR"
                 )
-            for number in range(1, self._predictors + 1 if name == "predictor" else 2):
-                port = self._gateway_port if name == "gateway" else 0
+            for number in range(1, self._replicas + 1):
+                port = self._gateway_port if name == "gateway" and number == 1 else 0
                 while not port or port in taken:
                     port = free_port()
                 taken.add(port)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Loaded", "fill", "look_up"]
 
-WAIT_S = 5.0
+WAIT_S = 2.0  # the embedded store answers already; one of your own should
 SHOWN_REFUSALS = 3
 
 

@@ -8,10 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
 from prometheus_client.gc_collector import GCCollector
 
 import infermesh
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series per series, which nobody asks for
 
 __all__ = ["Metrics"]
 

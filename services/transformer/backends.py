@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from typing import Protocol, TypeVar
 
 from infermesh.call import Call
-from infermesh.errors import MeshError, NotFound, Unimplemented
+from infermesh.merge import all_of, any_of, merged_index, merged_statistics
 from infermesh.names import check_model_name, explained_model
 from infermesh.protocol import open_inference_pb2 as pb
 from infermesh.service import InferenceService, ModelRepository
@@ -76,20 +75,15 @@ class Backends(InferenceService, ModelRepository):
         return await self._route(model, "").ready(model, version) if model else True
 
     async def index(self, request: pb.RepositoryIndexRequest, call: Call) -> pb.RepositoryIndexResponse:
-        merged: dict[tuple[str, str], pb.RepositoryIndexResponse.ModelIndex] = {}
-        answers = await _every(each.index(request, call) for each in self._distinct(self._backends))
-        for entry in (entry for answer in answers for entry in answer.models):
-            if merged.setdefault((entry.name, entry.version), entry).state != READY:
-                merged[entry.name, entry.version] = entry
-        return pb.RepositoryIndexResponse(models=merged.values())
+        return merged_index(await any_of(each.index(request, call) for each in self._distinct(self._backends)))
 
     async def load(self, request: pb.RepositoryModelLoadRequest, call: Call) -> pb.RepositoryModelLoadResponse:
         targets = self._distinct(self._names_for(request.model_name))
-        return (await _all(each.load(request, call) for each in targets))[0]
+        return (await all_of(each.load(request, call) for each in targets))[0]
 
     async def unload(self, request: pb.RepositoryModelUnloadRequest, call: Call) -> pb.RepositoryModelUnloadResponse:
         targets = self._distinct(self._names_for(request.model_name))
-        return (await _all(each.unload(request, call) for each in targets))[0]
+        return (await all_of(each.unload(request, call) for each in targets))[0]
 
     async def config(self, request: pb.ModelConfigRequest, call: Call) -> pb.ModelConfigResponse:
         return await self._route(request.name, call.variant).config(request, call)
@@ -97,8 +91,9 @@ class Backends(InferenceService, ModelRepository):
     async def statistics(self, request: pb.ModelStatisticsRequest, call: Call) -> pb.ModelStatisticsResponse:
         if request.name:
             return await self._route(request.name, call.variant).statistics(request, call)
-        answers = await _every(each.statistics(request, call) for each in self._distinct(self._backends))
-        return pb.ModelStatisticsResponse(model_stats=[each for answer in answers for each in answer.model_stats])
+        return merged_statistics(
+            await any_of(each.statistics(request, call) for each in self._distinct(self._backends))
+        )
 
     def __repr__(self) -> str:
         return f"Backends({', '.join(self._backends)})"
@@ -128,31 +123,3 @@ class Backends(InferenceService, ModelRepository):
     def _answered(self, model: str) -> None:
         if model not in self._known and len(self._known) < MAX_KNOWN:
             self._known.add(model)
-
-
-async def _all(asked: Iterable[Awaitable[T]]) -> list[T]:
-    """Every answer; raises the first error when all have answered. A model need not be in each of several backends."""
-    results = await asyncio.gather(*asked, return_exceptions=True)
-    answers = [result for result in results if not isinstance(result, BaseException)]
-    errors = [result for result in results if isinstance(result, BaseException)]
-    for error in errors:
-        if not (isinstance(error, NotFound) and answers):
-            raise error
-    return answers
-
-
-async def _every(asked: Iterable[Awaitable[T]]) -> list[T]:
-    """The answers of those that answer; raises the first error when none does. Not every backend keeps models or statistics."""
-    results = await asyncio.gather(*asked, return_exceptions=True)
-    answers: list[T] = []
-    failed: MeshError = Unimplemented("there are no backends")
-    for result in results:
-        if isinstance(result, MeshError):
-            failed = result if isinstance(failed, Unimplemented) else failed  # what is away says more than what can't
-        elif isinstance(result, BaseException):
-            raise result
-        else:
-            answers.append(result)
-    if not answers:
-        raise failed
-    return answers

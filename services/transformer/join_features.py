@@ -45,7 +45,8 @@ class JoinFeatures(Filter):
             await self._check_model(request, call)
             raise
         except (FailedPrecondition, Unavailable) as error:
-            await self._check_model(request, call)
+            if isinstance(error, FailedPrecondition):  # without the store, the backend is not asked for nothing
+                await self._check_model(request, call)
             text = f"model {quoted(request.model_name)}: {error.message}"
             raise type(error)(text, reason=error.reason, rejected=error.rejected) from None
         response = await then(joined, call)

@@ -129,13 +129,13 @@ async def test_at_the_deadline_the_caller_is_told_and_the_work_ends(placed: Any,
     service = await placed(fake)
     limited = stack(WithinDeadline(30), service=service) if rpc != "ModelMetadata" else service
 
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(8):
         if rpc == "ModelMetadata" and not isinstance(service.service, RemoteService):
             with pytest.raises(TimeoutError):  # in process only filters watch the time, and they stand round ModelInfer
                 await asyncio.wait_for(RPCS[rpc](limited, Call()), 0.05)
         else:
             with pytest.raises(DeadlineExceeded):
-                await RPCS[rpc](limited, Call(deadline=Deadline.after(0.1)))
+                await RPCS[rpc](limited, Call(deadline=Deadline.after(0.3)))
         while not fake.cancelled:
             await asyncio.sleep(0.001)
 
@@ -145,7 +145,7 @@ async def test_cancelling_the_caller_cancels_the_work(service: Any, fake: Any, r
     """A caller who goes away ends the work in the service, for every RPC."""
     fake.gate = asyncio.Event()
     task = asyncio.ensure_future(RPCS[rpc](service, Call()))
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(8):
         while not fake.calls:
             await asyncio.sleep(0.001)
 
@@ -231,7 +231,7 @@ async def test_a_stream_that_is_left_ends_below(service: Any, fake: Any) -> None
 
     await answers.aclose()
 
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(8):
         while not fake.finished:
             await asyncio.sleep(0.001)
     assert len(fake.requests) < 100_000

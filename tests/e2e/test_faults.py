@@ -86,7 +86,7 @@ def test_a_predictor_that_dies_is_covered_and_comes_back(twice: Mesh) -> None:
 
 
 def test_redis_that_stops_is_survived_and_used_again() -> None:
-    """Without Redis cards are scored as the median card, said so, patients are UNAVAILABLE, nobody becomes unready; then it heals."""
+    """Without Redis a card is the median card, and said so; a patient is UNAVAILABLE; nobody gets unready; then it heals."""
     card = request_of("fraud-detector", golden("fraud-detector")[1]["request"])
     patient = request_of("breast-cancer", golden("breast-cancer")[1]["request"])
     with Valkey() as store:

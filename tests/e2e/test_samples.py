@@ -19,13 +19,10 @@ from infermesh.protocol import open_inference_pb2 as pb
 from infermesh.tensors import read_outputs
 
 CASES = [(model, case) for model in ("iris", "breast-cancer", "fraud-detector") for case in golden(model)]
-ROUTED = [(model, case) for model, case in CASES if model != "iris" or case["version"] == "2"]
 
 
 @pytest.mark.parametrize("raw", [True, False], ids=["raw", "typed"])
-@pytest.mark.parametrize(
-    ("model", "case"), ROUTED, ids=[f"{m}-{c['version']}-{i}" for i, (m, c) in enumerate(ROUTED)]
-)
+@pytest.mark.parametrize(("model", "case"), CASES, ids=[f"{m}-{c['version']}-{i}" for i, (m, c) in enumerate(CASES)])
 def test_the_answer_is_scikit_learns_own(door: Door, model: str, case: dict[str, Any], raw: bool) -> None:
     """An entity id goes in at the gateway, and the answer is what scikit-learn predicts on that entity's features."""
     if model == "fraud-detector" and case["version"] == "3":

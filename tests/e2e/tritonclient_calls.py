@@ -134,9 +134,7 @@ def streams(client):
     done = queue.Queue()
     client.start_stream(lambda result, error: done.put((result, error)), headers=HEADERS)
     for number in range(8):
-        client.async_stream_infer(
-            "no-such-model" if number == 3 else "iris", [features()], request_id=str(number)
-        )
+        client.async_stream_infer("no-such-model" if number == 3 else "iris", [features()], request_id=str(number))
     ids = []
     for number in range(8):
         result, error = done.get(timeout=20)

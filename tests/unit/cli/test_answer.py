@@ -37,6 +37,14 @@ def test_headline_names_who_answered():
     assert headline(answer, 0.0123).plain == "m  version 2  variant canary  12.3 ms"
 
 
+def test_headline_warns_of_features_that_stood_in():
+    """An answer on defaults does not look like one on real features."""
+    answer = response()
+    answer.parameters["infermesh_features"].string_param = "defaulted"
+
+    assert "features defaulted" in headline(answer, 0.001).plain
+
+
 def test_classes_are_named():
     """A classifier's columns carry its classes' names, and the label is one of them."""
     answer = response(

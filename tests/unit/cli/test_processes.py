@@ -42,7 +42,7 @@ def test_a_killed_service_comes_back(predictor_config):
 
 def test_two_replicas_and_one_restart(predictor_config):
     """Replicas have names, addresses and processes of their own; one can be stopped while the other serves."""
-    with mesh(predictor_config, predictors=2) as running:
+    with mesh(predictor_config, replicas=2) as running:
         assert running.names == ["predictor", "predictor-2"]
 
         status = running.stop_one("predictor-2")

@@ -198,7 +198,10 @@ async def test_policies_that_are_off_are_not_in_the_stack(running: Any) -> None:
 
 async def test_observing_refuses_nobody_and_counts(running: Any) -> None:
     """With authentication and limits in `observe` a stranger past every rate is served, and counted."""
-    watching = {"auth": {"mode": "observe", "keys": "keys.yaml"}, "rate_limit": {"mode": "observe", "burst": 1}}
+    watching = {
+        "auth": {"mode": "observe", "keys": "keys.yaml"},
+        "rate_limit": {"mode": "observe", "rate": 0.01, "burst": 1},
+    }
     async with running([{"model": "m", "backend": "one"}], **watching) as gateway:
         for _ in range(3):
             await gateway.infer(key=None)
