@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -24,7 +25,7 @@ MAX_EXACT_FEATURES = 16  # 65,536 coalitions; beyond it one row takes minutes, a
 class BackgroundsConfig(Model):
     """The rows that stand for "feature unknown"."""
 
-    root: ConfigPath = "samples/backgrounds"  # type: ignore[assignment]  # checked like a value from a file
+    root: ConfigPath = Path("samples/backgrounds")
     """Folder with `<model>.json` (the default set of a model) and `<model>/<name>.json` (further ones), in OIP's JSON form."""
     max_rows: int = Field(100, ge=1, le=10_000)
     """Rows of a set that are used; a larger set is thinned evenly. Every evaluation asks the model about that many rows."""
