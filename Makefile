@@ -4,7 +4,7 @@ PYTHON ?= python3
 RUN := .venv-run
 DEV := .venv
 TRITON := .venv-triton
-PROTO := protos/open_inference.proto
+PROTOBUF7 := .venv-protobuf7
 GENERATED := infermesh/protocol
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header $(UPGRADE)
 PINS := --constraint requirements/dev.txt
@@ -25,8 +25,8 @@ demo: $(RUN)/ready ## the same, with the tour alone: ends with status 0, or a re
 test: $(DEV)/ready $(TRITON)/ready ## all tests, in under ten minutes on two cores
 	$(DEV)/bin/python -m pytest
 
-verify: $(DEV)/ready $(TRITON)/ready ## what takes longer: long statistics, faults, soak, peers in environments of their own
-	$(DEV)/bin/python -m pytest --long tests
+verify: $(DEV)/ready $(TRITON)/ready $(PROTOBUF7)/ready ## what takes longer: soak with faults, a fresh clone, environments of their own
+	$(DEV)/bin/python -m pytest --long
 
 check: $(DEV)/ready ## format, lint, types, import rules, generated code current
 	$(DEV)/bin/ruff format --check .
@@ -60,6 +60,7 @@ lock: ## pin the requirements of every image and environment, from pyproject.tom
 	  $(LOCK) pyproject.toml --extra $$service $(PINS) --output-file requirements/$$service.txt || exit; \
 	done
 	$(LOCK) --group tritonclient --output-file requirements/tritonclient.txt
+	$(LOCK) --group protobuf7 --output-file requirements/protobuf7.txt
 
 conformance: $(DEV)/ready ## the conformance cases against TARGET=host:port [HOP=predictor|transformer|gateway|explainer] [KEY=...]
 	$(DEV)/bin/python -m pytest tests/conformance --target $(TARGET) --hop $(or $(HOP),predictor) $(if $(KEY),--key $(KEY))
@@ -89,6 +90,10 @@ $(DEV)/ready: requirements/dev.txt pyproject.toml
 
 $(TRITON)/ready: requirements/tritonclient.txt
 	@$(call environment,$(TRITON),requirements/tritonclient.txt)
+	@touch $@
+
+$(PROTOBUF7)/ready: requirements/protobuf7.txt
+	@$(call environment,$(PROTOBUF7),requirements/protobuf7.txt)
 	@touch $@
 
 define environment
