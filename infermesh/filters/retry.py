@@ -54,7 +54,7 @@ class Retry(Filter):
     attempts: int
     budget: RetryBudget
     observe: Callable[[str], None]  # retried | no_budget | no_time
-    pause_s: float = 0.02  # before the third attempt, on average
+    pause_s: float = 0.025  # before the third attempt, on average
     clock: Callable[[], float] = time.monotonic
     draw: Callable[[], float] = random.random
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep

@@ -216,7 +216,7 @@ def _options(config: BackendConfig) -> list[tuple[str, Any]]:
         ("grpc.use_local_subchannel_pool", 1),  # a breaker's view of a backend must not be shared by accident
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.min_reconnect_backoff_ms", 1000),  # is also how long one attempt to connect may take
-        ("grpc.max_reconnect_backoff_ms", 1000),  # a backend that comes back is used within about a second
+        ("grpc.max_reconnect_backoff_ms", 250),  # a backend that comes back is used while retries still wait for it
         ("grpc.dns_min_time_between_resolutions_ms", 1000),
         ("grpc.keepalive_time_ms", 30_000),  # finds a peer that vanished without a word
         ("grpc.keepalive_timeout_ms", 5_000),

@@ -49,8 +49,8 @@ class RateLimitConfig(LimitConfig):
 class RetryConfig(Model):
     """Other attempts, after a backend was away or had not begun: answers have no effects, so a second one harms nobody."""
 
-    attempts: int = Field(3, ge=1, le=10)
-    """Attempts in all; 1: no retries."""
+    attempts: int = Field(6, ge=1, le=10)
+    """Attempts in all; 1: no retries. The pauses between six sum to about 0.4 s: a backend that comes back is met."""
     budget_share: float = Field(0.1, ge=0, le=1)
     """Share of the calls to a backend that may be retried in the long run, so that retries
     don't keep down what is overloaded."""

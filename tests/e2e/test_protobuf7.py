@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 
-import google.protobuf
 import pytest
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-protobuf7" / "bin" / "python"
@@ -39,10 +40,8 @@ def test_the_generated_code_works_under_protobuf_7() -> None:
 def test_the_generated_code_was_made_for_the_protobuf_that_is_pinned() -> None:
     """The generator's version is at most the runtime's, which is what protobuf's guarantee is about."""
     code = (ROOT / "infermesh" / "protocol" / "open_inference_pb2.py").read_text()
-    made_for = next(
-        line.split(":")[1].strip() for line in code.splitlines() if line.startswith("# Protobuf Python Version")
-    )
+    made_for = next(line for line in code.splitlines() if line.startswith("# Protobuf Python Version")).split(": ")[1]
 
-    runtime = tuple(map(int, google.protobuf.__version__.split(".")))
+    runtime = version("protobuf")
 
-    assert tuple(map(int, made_for.split("."))) <= runtime
+    assert Version(made_for) <= Version(runtime)

@@ -12,7 +12,7 @@ import pytest
 from e2e_door import golden, request_of
 from e2e_load import Load
 
-from infermesh.cli.processes import SERVICES, Mesh
+from infermesh.cli.processes import SERVICES, Mesh, Restarts
 from infermesh.cli.valkey import Valkey
 
 SECONDS = 60.0
@@ -26,7 +26,7 @@ def test_a_minute_of_faults_loses_no_call(store: Valkey) -> None:
     """Predictors are killed, replicas told to go and started again, by a seeded plan under load: every call is answered OK."""
     draw = random.Random(SEED)
     request = request_of("iris", golden("iris")[-1]["inputs"])
-    with Mesh(redis_url=store.url, replicas=2, env=NO_LIMIT) as mesh:
+    with Mesh(redis_url=store.url, replicas=2, env=NO_LIMIT, restarts=Restarts(limit=1000)) as mesh:
         faults = 0
         with Load([mesh.address("gateway"), mesh.address("gateway-2")], request, callers=4) as load:
             end = time.monotonic() + SECONDS
