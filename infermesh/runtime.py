@@ -68,7 +68,7 @@ def run(name: str, kind: type[C], build: Build[C], *, inside_mesh: bool = True) 
         runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
     status = 0
     try:
-        runner.run(serve(name, config, build, inside_mesh=inside_mesh))
+        runner.run(serve(name, config, build, inside_mesh=inside_mesh, when_built=_settle_garbage))
     except PortTaken as error:
         status = _line(f"{name}: {error}", EXIT_PORT)
     except Exception as error:
@@ -87,9 +87,17 @@ def _exit(status: int) -> NoReturn:
 
 
 async def serve(
-    name: str, config: C, build: Build[C], *, inside_mesh: bool = True, stop: asyncio.Event | None = None
+    name: str,
+    config: C,
+    build: Build[C],
+    *,
+    inside_mesh: bool = True,
+    stop: asyncio.Event | None = None,
+    when_built: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve until a signal comes (or `stop` is set), then drain. Raises what `build` raises, and PortTaken.
+
+    `when_built` is called once, when the service is built and before it is ready: what a process of its own does to itself then.
 
     It listens before the service is built: health answers NOT_SERVING meanwhile. On the signal: health NOT_SERVING → `drain`
     → no new calls, finish within `grace` → close what `build` opened → flush telemetry. A second signal exits at once.
@@ -104,7 +112,9 @@ async def serve(
     try:
         await server.start()
         _log.info("listening", extra={"grpc_port": server.port, "http_port": telemetry_server.port, "pid": os.getpid()})
-        serving = asyncio.ensure_future(_serve_built(name, config, build, Telemetry(metrics, tracing), server, stop))
+        serving = asyncio.ensure_future(
+            _serve_built(config, build, Telemetry(metrics, tracing), server, stop, when_built)
+        )
         stopping = asyncio.ensure_future(stop.wait())
         try:
             await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -124,12 +134,17 @@ async def serve(
 
 
 async def _serve_built(
-    name: str, config: C, build: Build[C], telemetry: Telemetry, server: Server, stop: asyncio.Event
+    config: C,
+    build: Build[C],
+    telemetry: Telemetry,
+    server: Server,
+    stop: asyncio.Event,
+    when_built: Callable[[], None],
 ) -> None:
     async with build(config, telemetry) as service:
         _log.info("built: %r", service)
         server.mount(service)
-        _settle_garbage()
+        when_built()
         following = asyncio.ensure_future(_follow_readiness(service, server, telemetry.metrics))
         await stop.wait()
         following.cancel()

@@ -22,6 +22,7 @@ from infermesh.protocol.open_inference_pb2 import InferTensorContents, ModelInfe
 
 __all__ = [
     "DATATYPES",
+    "MAX_RANK",
     "Array",
     "Datatype",
     "add_inputs",
@@ -40,6 +41,7 @@ MAX_ELEMENTS = 2**63 - 1
 MAX_EMPTY = (
     MAX_ELEMENTS // 8
 )  # product of the other dimensions beside a 0, in elements: past it numpy has no such shape
+TURN = 65_536  # elements after which numpy lets other threads have the interpreter
 MAX_RANK = 32  # numpy's own bound is 64, and a product over thousands of dimensions would take seconds
 
 
@@ -288,7 +290,8 @@ def _read_typed(tensor: Tensor, datatype: Datatype, count: int, where: _Where) -
         return _packed(contents, datatype, count) if count else np.empty(0, datatype.dtype)
     if datatype.name == "BYTES":
         array = np.empty(count, np.object_)
-        array[:] = values
+        for start in range(0, count, TURN):
+            array[start : start + TURN] = values[start : start + TURN]
         return array
     if not datatype.high:
         return np.fromiter(values, datatype.dtype, count)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from rich import box
@@ -25,6 +25,8 @@ _STYLES = {
     "draining": "yellow",
     "stopped": "bright_black",
     "failed": "bold red",
+    "ended": "bold red",
+    "not watched": "bright_black",
 }
 
 
@@ -64,9 +66,12 @@ def table(lines: list[Line]) -> Table:
 
 
 class Board:
-    """Keeps the table of a mesh current: the services' metrics are read once a second, by a thread. A context manager."""
+    """Keeps the table of a mesh current: the services' metrics are read once a second, by a thread. A context manager.
 
-    def __init__(self, mesh: Mesh, store: Line) -> None:
+    `store` is asked for the store's line whenever the table is drawn.
+    """
+
+    def __init__(self, mesh: Mesh, store: Callable[[], Line]) -> None:
         self._mesh = mesh
         self._store = store
         self._samples: Mapping[str, Samples | None] = {}
@@ -83,16 +88,14 @@ class Board:
 
     def lines(self) -> list[Line]:
         """The services, and the store last."""
-        return [*(self._line(member) for member in self._mesh.members), self._store]
+        return [*(self._line(member) for member in self._mesh.members), self._store()]
 
     def __rich__(self) -> Table:
         return table(self.lines())
 
     def refresh(self) -> None:
         """Read the metrics now."""
-        self._samples = {
-            member.name: scrape(member.http_address) if member.http_address else None for member in self._mesh.members
-        }
+        self._samples = {member.name: scrape(member.http_address) for member in self._mesh.members}
 
     def _follow(self) -> None:
         while not self._over.wait(SCRAPE_S):

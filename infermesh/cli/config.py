@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from infermesh.cli.config_docs import page
 from infermesh.cli.console import err, out
 from infermesh.cli.failure import Failure
-from infermesh.cli.settings import FILES, REQUIRED, SERVICES, config_of, model_of, settings
+from infermesh.cli.settings import FILES, REQUIRED, SERVICES, config_of, model_of, name_of, settings
 from infermesh.config import ConfigError, ServiceConfig, load, parse
 
 __all__ = ["app"]
@@ -36,6 +36,8 @@ def check(
       infermesh config check gateway.yaml routes.yaml keys.yaml
 
       infermesh config check edge.yaml --service gateway
+
+      infermesh config check models/fraud-detector/config.yaml
 
     The exit status is 0 when all are good, and 2 otherwise; each fault is one line with its path, what came and what would be
     right.
@@ -87,9 +89,8 @@ def _kind(name: str) -> type[BaseModel]:
 
 
 def _told_by(file: Path) -> str:
-    for name in (*SERVICES, *FILES):
-        if name in file.stem:
-            return name
+    if name := name_of(file):
+        return name
     known = ", ".join((*SERVICES, *FILES))
     raise Failure(f"{file}: its name does not tell what it configures", hint=f"--service says it: {known}", status=2)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from infermesh.cli.settings import FILES, REQUIRED, SERVICES, Setting, config_of, model_of, settings
+from infermesh.cli.settings import FILES, NAMES, REQUIRED, SERVICES, Setting, config_of, model_of, settings
 from infermesh.cli.wiring import setting
 from infermesh.config import ServiceConfig
 
@@ -24,7 +24,8 @@ variables over both. `infermesh config check FILE` says what is wrong with a fil
   each with its path, what came and what would be right.
 - Durations and sizes carry their unit: `250ms`, `5s`, `2m`; `64MiB`, `512KiB`. A bare number is refused, since nobody can tell
   which unit was meant.
-- A relative path starts at the folder of the file that it stands in.
+- A relative path starts at the folder of the configuration file, also where a variable gives it; the path of a default, and
+  every path of a service that was started without a file, at the working folder.
 - Every value that is not inside a list has a variable: the path in capitals, its parts joined by two underscores. Lists and
   mappings are written as JSON there: `INFERMESH_PREDICTOR__REPOSITORY__MODELS='["iris"]'`.
 - `<name>` in a key is a name that you choose; `[]` stands for each item of a list.
@@ -40,8 +41,9 @@ In the variables, put the name of the service for `<SERVICE>`.
 _FILES = """\
 ## Files of their own
 
-What changes while a service runs is a file: it is parsed whole, checked whole, and takes effect whole. A file with a fault keeps
-the last good one in effect and raises a metric. No environment variable reaches into them.
+Each is parsed whole, checked whole, and takes effect whole. The gateway reads `routes.yaml` and `keys.yaml` again when they
+change; one with a fault keeps the last good one in effect and raises a metric. `features.yaml` is read when the transformer
+starts, and a model's `config.yaml` when the model is loaded. No environment variable reaches into them.
 """
 
 _ROW = "| `{key}` | {type} | {default} | {variable} | {text} |\n"
@@ -62,7 +64,7 @@ def page() -> str:
     parts.append(_FILES)
     for name, place in FILES.items():
         model = model_of(place)
-        parts.append(f"### {name}.yaml\n\n{_prose(model)}\n")
+        parts.append(f"### {NAMES.get(name, f'{name}.yaml')}\n\n{_prose(model)}\n")
         parts.append(_FILE_TITLES + "".join(_file_row(each) for each in settings(model)))
     return "\n".join(parts)
 

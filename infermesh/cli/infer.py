@@ -30,7 +30,7 @@ Pairs = Annotated[
 Json = Annotated[str | None, typer.Option("--json", metavar="JSON", help="Inputs as JSON.")]
 File = Annotated[Path | None, typer.Option("--file", metavar="FILE", help="Inputs as a file of JSON; - reads stdin.")]
 Explain = Annotated[bool, typer.Option("--explain", help="Ask <MODEL>-explainer, and draw what moved the prediction.")]
-Version = Annotated[str, typer.Option("--version", metavar="V", help="A version or label; left out, the mesh chooses.")]
+Version = Annotated[str, typer.Option("--version", metavar="V", help="A version; left out, the mesh chooses.")]
 Params = Annotated[
     list[str] | None, typer.Option("--param", metavar="NAME=VALUE", help="A request parameter; repeatable.")
 ]

@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from infermesh.cli.failure import Failure
-from infermesh.cli.ports import HOST, free_port, is_free
+from infermesh.cli.member import SERVICES, Member, State, make_members
+from infermesh.cli.ports import HOST, is_free
 from infermesh.cli.service_process import EXIT_CONFIG, EXIT_PORT, ServiceProcess
-from infermesh.cli.wiring import overrides, setting
-from infermesh.transport.probe import is_serving
 
 __all__ = ["SERVICES", "Member", "Mesh", "Restarts", "samples_folder"]
-
-SERVICES = ("gateway", "transformer", "explainer", "predictor")  # as a request meets them, and as they are drained
-STANDS_IN = {
-    "candidate": "predictor"
-}  # a service that is a process of its own in some places, and another one in others
 
 POLL_S = 0.02
 WATCH_S = 0.1
 PORT_TRIES = 3
-MAX_LOG = 10_000  # lines kept of each service
-
-State = Literal["starting", "ready", "restarting", "draining", "stopped", "failed"]
 
 
 def samples_folder() -> Path:
@@ -52,32 +41,6 @@ class Restarts:
     def pause_s(self, so_far: int) -> float:
         """The wait before the next start, after so many in the window."""
         return min(self.longest_s, self.first_s * 2.0**so_far)
-
-
-@dataclass
-class Member:
-    """One process of the mesh, over all its restarts."""
-
-    name: str
-    service: str
-    config: Path
-    port: int
-    env: dict[str, str] = field(default_factory=dict)
-    process: ServiceProcess | None = None
-    state: State = "stopped"
-    restarts: int = 0
-    log: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=MAX_LOG))
-    ended_at: list[float] = field(default_factory=list)  # within the window of the restart policy
-    start_at: float = 0.0
-
-    @property
-    def address(self) -> str:
-        return f"{HOST}:{self.port}"
-
-    @property
-    def http_address(self) -> str:
-        """Where `/metrics` is; empty until the service listens."""
-        return f"{HOST}:{self.process.http_port}" if self.process and self.process.http_port else ""
 
 
 class Mesh:
@@ -133,9 +96,15 @@ class Mesh:
         """Start the processes, and return at once; `wait_ready` is to follow. Raises Failure for a port that is taken."""
         if self._gateway_port and "gateway" in self._services and not is_free(self._gateway_port):
             raise _gateway_port_taken(self._gateway_port)
-        self._members = self._new_members()
+        logs = {name: member.log for name, member in self._members.items()}
+        self._members = make_members(
+            self._services, self.config, replicas=self._replicas, gateway_port=self._gateway_port, models=self.models,
+            redis_url=self.redis_url, env=self._env,
+        )  # fmt: skip
+        for name, log in logs.items():  # of an earlier try
+            self._members[name].log = log
         for member in self._members.values():
-            self._spawn(member)
+            member.spawn()
 
     def wait_ready(self) -> None:
         """Return when every service is ready. Raises Failure, and nothing runs any more, when one ends or takes too long."""
@@ -204,7 +173,7 @@ class Mesh:
         return self._member(name).address
 
     def http_address(self, name: str) -> str:
-        """`host:port` of its `/metrics`, `/live` and `/ready`; it may change with a restart."""
+        """`host:port` of its `/metrics`, `/live` and `/ready`, which stays the same too."""
         return self._member(name).http_address
 
     def pid(self, name: str) -> int:
@@ -240,7 +209,7 @@ class Mesh:
         """Start one that is stopped, on the port that it had, and return when it is ready."""
         member = self._member(name)
         with self._lock:
-            self._spawn(member)
+            member.spawn()
         self._wait_for([member])
 
     def restart(self, name: str) -> None:
@@ -256,6 +225,18 @@ class Mesh:
                 raise Failure(f"{name}: is {self.state(name)}, not {state}, after {timeout_s:g} s")
             self._pause.wait(POLL_S)
 
+    def wait_restarted(self, name: str, times: int, timeout_s: float = 30.0) -> None:
+        """Return when a process has been started again so often, and is ready. Raises Failure when that takes longer.
+
+        Unlike a wait for `restarting`, which may be over before anybody looks, this can't miss what it waits for.
+        """
+        end = time.monotonic() + timeout_s
+        while self.restarts(name) < times or self.state(name) != "ready":
+            if time.monotonic() >= end:
+                now = f"is {self.state(name)} after {self.restarts(name)} restarts"
+                raise Failure(f"{name}: {now}, not ready after {times}, within {timeout_s:g} s")
+            self._pause.wait(POLL_S)
+
     # ---- inside
 
     def _member(self, name: str) -> Member:
@@ -263,50 +244,6 @@ class Mesh:
             return self._members[name]
         except KeyError:
             raise Failure(f"no service {name!r} in this mesh; it has {', '.join(self._members)}") from None
-
-    def _new_members(self) -> dict[str, Member]:
-        members: dict[str, Member] = {}
-        taken: set[int] = set()
-        for name in self._services:
-            service = STANDS_IN.get(name, name)
-            config = self.config / f"{name}.yaml"
-            if not config.is_file() and service != name:
-                config = self.config / f"{service}.yaml"
-            if not config.is_file():
-                raise Failure(
-                    f"{self.config}: expected {name}.yaml there", hint="name another folder with --config DIR"
-                )
-            for number in range(1, self._replicas + 1):
-                port = self._gateway_port if name == "gateway" and number == 1 else 0
-                while not port or port in taken:
-                    port = free_port()
-                taken.add(port)
-                each = name if number == 1 else f"{name}-{number}"
-                members[each] = Member(each, service, config, port, log=self._log_of(each))
-        addresses = _addresses(members.values())
-        for member in members.values():
-            member.env = self._env_of(member, addresses)
-        return members
-
-    def _log_of(self, name: str) -> deque[dict[str, Any]]:
-        return self._members[name].log if name in self._members else deque(maxlen=MAX_LOG)
-
-    def _env_of(self, member: Member, addresses: Mapping[str, list[str]]) -> dict[str, str]:
-        service = member.service
-        given = {**self._env.get(service, {}), **self._env.get(member.name, {})}
-        env = overrides(service, member.config, addresses, self.redis_url, {**os.environ, **given})
-        env[setting(service, "server", "host")] = HOST
-        env[setting(service, "server", "grpc_port")] = str(member.port)
-        env[setting(service, "server", "http_port")] = "0"
-        env[setting(service, "server", "drain")] = "0"  # no load balancer has to learn that it goes
-        env[setting(service, "telemetry", "log_format")] = "json"  # we read it
-        if service == "predictor" and self.models is not None:
-            env[setting(service, "repository", "root")] = str(self.models)
-        return {**env, **given}
-
-    def _spawn(self, member: Member) -> None:
-        member.process = ServiceProcess(member.service, member.config, member.env, member.log)
-        member.state = "starting"
 
     def _wait_for(self, members: list[Member]) -> None:
         waiting = list(members)
@@ -317,7 +254,7 @@ class Mesh:
                 assert process is not None
                 if process.status is not None:
                     raise self._could_not_start(member, process)
-                if process.grpc_port and is_serving(member.address, timeout_s=0.2):
+                if member.answers():
                     member.state = "ready"
                     waiting.remove(member)
             if waiting and time.monotonic() >= end:
@@ -368,7 +305,7 @@ class Mesh:
             for member in self._members.values():
                 with self._lock:
                     self._look_at(member)
-                if member.state == "starting" and member.process and member.process.grpc_port:
+                if member.state == "starting":
                     self._greet(member)
 
     def _look_at(self, member: Member) -> None:
@@ -378,7 +315,7 @@ class Mesh:
             self._ended(member, process)
         elif member.state == "restarting" and time.monotonic() >= member.start_at:
             member.restarts += 1
-            self._spawn(member)
+            member.spawn()
 
     def _ended(self, member: Member, process: ServiceProcess) -> None:
         policy = self._restarts
@@ -409,7 +346,7 @@ class Mesh:
         )
 
     def _greet(self, member: Member) -> None:
-        if is_serving(member.address, timeout_s=0.2):
+        if member.answers():
             with self._lock, suppress(Failure):
                 if member.state == "starting":
                     member.state = "ready"
@@ -424,18 +361,6 @@ def _gateway_port_taken(port: int) -> Failure:
     return Failure(
         f"gateway: port {HOST}:{port} is taken", hint="choose another one by --gateway-port, or 0 for any free one"
     )
-
-
-def _addresses(members: Any) -> dict[str, list[str]]:
-    """The addresses behind each host name that configuration files may use."""
-    addresses: dict[str, list[str]] = {}
-    for member in members:
-        host = member.name if member.name in STANDS_IN else member.service
-        addresses.setdefault(host, []).append(member.address)
-    for host, other in STANDS_IN.items():
-        if host not in addresses and other in addresses:
-            addresses[host] = addresses[other][:1]
-    return addresses
 
 
 def _turn(service: str) -> int:

@@ -1,4 +1,4 @@
-"""What a service's `/metrics` say, read as Prometheus would."""
+"""What a service's HTTP port says: `/metrics`, read as Prometheus would, and `/ready`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from prometheus_client.parser import text_string_to_metric_families
 
-__all__ = ["Samples", "Traffic", "quantile", "scrape", "traffic"]
+__all__ = ["Samples", "Traffic", "quantile", "says_ready", "scrape", "traffic"]
 
 TIMEOUT_S = 1.0
 
@@ -42,22 +42,19 @@ class Traffic:
 
 def scrape(address: str) -> Samples | None:
     """The metrics of `host:port`; None when nobody answers in time."""
-    connection = http.client.HTTPConnection(address, timeout=TIMEOUT_S)
-    try:
-        connection.request("GET", "/metrics")
-        response = connection.getresponse()
-        text = response.read().decode("utf-8", "replace")
-        if response.status != 200:
-            return None
-    except (OSError, http.client.HTTPException):
+    text = _get(address, "/metrics", TIMEOUT_S)
+    if text is None:
         return None
-    finally:
-        connection.close()
     by_name: dict[str, list[tuple[Labels, float]]] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             by_name.setdefault(sample.name, []).append((sample.labels, sample.value))
     return Samples(by_name)
+
+
+def says_ready(address: str, timeout_s: float = TIMEOUT_S) -> bool:
+    """Whether `/ready` of `host:port` answers with 200; false when nobody answers in time."""
+    return _get(address, "/ready", timeout_s) is not None
 
 
 def traffic(samples: Samples) -> Traffic:
@@ -88,3 +85,17 @@ def quantile(share: float, buckets: Iterable[tuple[float, float]]) -> float:
             low_bound = bound
         low_count = count
     return low_bound
+
+
+def _get(address: str, path: str, timeout_s: float) -> str | None:
+    """The text of a 200; None for any other status, or none in time."""
+    connection = http.client.HTTPConnection(address, timeout=timeout_s)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        text = response.read().decode("utf-8", "replace")
+        return text if response.status == 200 else None
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()

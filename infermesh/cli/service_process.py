@@ -22,7 +22,6 @@ __all__ = ["EXIT_CONFIG", "EXIT_PORT", "ServiceProcess"]
 EXIT_CONFIG = 2
 EXIT_PORT = 3
 
-LISTENING = "listening"
 PLAIN = "plain"  # the level of a line that is no JSON: what Python or a library wrote by itself
 
 # A child imports what we import, from whatever folder we were started.
@@ -34,15 +33,13 @@ class ServiceProcess:
     """Runs `python -m services.<service> --config FILE` from the moment that it is made.
 
     Its log lines are read as they come and are appended to `log` as mappings; a line that is no JSON becomes
-    `{"level": "plain", "message": line}`. `grpc_port` and `http_port` are 0 until the service says that it listens.
+    `{"level": "plain", "message": line}`.
     """
 
     def __init__(
         self, service: str, config: Path, env: Mapping[str, str], log: deque[dict[str, Any]] | None = None
     ) -> None:
         self.service = service
-        self.grpc_port = 0
-        self.http_port = 0
         self.log = deque(maxlen=1000) if log is None else log
         self._said: deque[str] = deque(maxlen=20)  # what may tell why it ended
         command = [sys.executable, "-m", f"services.{service}", "--config", str(config)]
@@ -109,9 +106,6 @@ class ServiceProcess:
             entry = {"level": PLAIN, "message": line}
         self.log.append(entry)
         level, message = entry.get("level"), str(entry.get("message", ""))
-        if message == LISTENING:
-            self.grpc_port = int(entry.get("grpc_port", 0))
-            self.http_port = int(entry.get("http_port", 0))
         if level == "critical":
             self._said.clear()  # says it all, and its traceback comes as a field
         if level in ("critical", "error") or (level == PLAIN and message.strip()):

@@ -6,6 +6,7 @@ import importlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -14,7 +15,7 @@ from pydantic_core import to_jsonable_python
 from infermesh.cli.failure import Failure
 from infermesh.config import ServiceConfig
 
-__all__ = ["FILES", "REQUIRED", "SERVICES", "Setting", "config_of", "model_of", "settings"]
+__all__ = ["FILES", "NAMES", "REQUIRED", "SERVICES", "Setting", "config_of", "model_of", "name_of", "settings"]
 
 # What is configured by a file of its own, and the model that reads it. Imported by name when asked for: the extra of a
 # service may not be installed.
@@ -28,7 +29,9 @@ FILES = {
     "routes": "services.gateway.routes:RoutesFile",
     "keys": "services.gateway.keys:KeysFile",
     "features": "services.transformer.views:FeatureFile",
+    "model": "services.predictor.model_config:ModelFile",
 }
+NAMES = {"model": "`<model>/config.yaml`"}  # of files that are not called as what they configure; else `<that>.yaml`
 
 REQUIRED = object()  # the default of a setting that has none
 
@@ -75,22 +78,30 @@ class Setting:
 
 
 def model_of(place: str) -> type[BaseModel]:
-    """The class behind `module:Class`."""
+    """The class behind `module:Class`. Raises Failure when what its service needs is not installed."""
     module, _, name = place.partition(":")
-    kind: type[BaseModel] = getattr(importlib.import_module(module), name)
+    service = module.split(".")[1]
+    try:
+        kind: type[BaseModel] = getattr(importlib.import_module(module), name)
+    except ImportError as error:
+        raise Failure(
+            f"{service}: its configuration can't be read: {error}", hint=f"install infermesh[{service}]"
+        ) from None
     return kind
 
 
 def config_of(service: str) -> type[ServiceConfig]:
     """The configuration of a service. Raises Failure when what the service needs is not installed."""
-    try:
-        kind = model_of(SERVICES[service])
-    except ImportError as error:
-        raise Failure(
-            f"{service}: its configuration can't be read: {error}", hint=f"install infermesh[{service}]"
-        ) from None
+    kind = model_of(SERVICES[service])
     assert issubclass(kind, ServiceConfig)
     return kind
+
+
+def name_of(file: Path) -> str:
+    """What a file configures, as its name tells: a key of SERVICES or FILES; empty when it does not tell."""
+    if file.name == "config.yaml":  # beside the versions of a model
+        return "model"
+    return next((name for name in (*SERVICES, *FILES) if name in file.stem), "")
 
 
 def settings(kind: type[BaseModel]) -> list[Setting]:

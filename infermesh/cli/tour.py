@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections import Counter
@@ -22,17 +21,17 @@ from infermesh.cli.asking import asked
 from infermesh.cli.bars import share_bar
 from infermesh.cli.explanation import Explanation, chart
 from infermesh.cli.failure import Failure
+from infermesh.cli.golden import Golden
 from infermesh.cli.launch import Launched
 from infermesh.cli.processes import samples_folder
-from infermesh.cli.request import from_json
+from infermesh.cli.promises import check_shadows, check_split, check_sum
 from infermesh.cli.scrape import scrape
 from infermesh.cli.split import Promise, read_promise
 from infermesh.cli.store import look_up
 from infermesh.cli.values import names_in
 from infermesh.names import EXPLAINER_SUFFIX
 from infermesh.parameters import VARIANT
-from infermesh.protocol.open_inference_pb2 import ModelInferRequest, ModelInferResponse
-from infermesh.tensors import read_outputs
+from infermesh.protocol.open_inference_pb2 import ModelInferResponse
 from infermesh.transport.outside import OutsideCaller
 
 __all__ = ["DEMO_KEY", "tour"]
@@ -70,12 +69,6 @@ def tour(running: Launched, key: str, out: Console) -> None:
         _explanation(running, caller, out)
 
 
-def request_of(model: str) -> ModelInferRequest:
-    """The sample request of a model, as `samples/requests/` has it."""
-    file = samples_folder() / "requests" / f"{model}.json"
-    return from_json(model, json.loads(file.read_text(encoding="utf-8")), {})
-
-
 # ---- one call to each model
 
 
@@ -89,13 +82,16 @@ def _models(running: Launched, caller: OutsideCaller, out: Console) -> None:
     table.add_column("by", no_wrap=True)
     table.add_column("ms", justify="right", style="cyan")
     for model, words in ((IRIS, _iris_words()), (CANCER, _patient_words()), (FRAUD, _card_words())):
-        answer = _ask(caller, request_of(model))
+        answer = _ask(caller, Golden.of(model))
         table.add_row(
             model, words, f"{answer.label} {answer.share:.1%}", share_bar(answer.share, 8, "green"),
             f"v{answer.version} {answer.variant}", f"{answer.seconds * 1000:.1f}",
         )  # fmt: skip
     out.print(table)
-    for view, entity in (("patient", _entity(CANCER)), ("card", _entity(FRAUD))):
+    for view, entity in (
+        ("patient", Golden.of(CANCER).values["patient_id"]),
+        ("card", Golden.of(FRAUD).values["card_id"]),
+    ):
         row = look_up(running.config / "transformer.yaml", running.redis_url, view, entity)
         if not row:
             raise Failure(f"the store has no features of {view} {entity}")
@@ -105,41 +101,29 @@ def _models(running: Launched, caller: OutsideCaller, out: Console) -> None:
 
 
 def _iris_words() -> str:
-    values = np.frombuffer(request_of(IRIS).raw_input_contents[0], "<f4").tolist()
-    return "sepal {:g} × {:g}, petal {:g} × {:g} cm".format(*(round(value, 2) for value in values))
+    return "sepal {:g} × {:g}, petal {:g} × {:g} cm".format(*Golden.of(IRIS).tensors[0]["data"])
 
 
 def _patient_words() -> str:
-    return "patient {patient_id}".format(**_sample_values(CANCER))
+    return "patient {patient_id}".format(**Golden.of(CANCER).values)
 
 
 def _card_words() -> str:
-    values = _sample_values(FRAUD)
-    hour = float(values["hour"])
-    when = f"{int(hour)}:{int(hour % 1 * 60):02d}"
+    values = Golden.of(FRAUD).values
+    when = f"{int(values['hour'])}:{int(values['hour'] % 1 * 60):02d}"
     return "{card_id}, {amount} EUR, {merchant_category}, {when}, {country}".format(**values, when=when)
-
-
-def _sample_values(model: str) -> dict[str, str]:
-    """The first row of the sample request, as texts."""
-    value = json.loads((samples_folder() / "requests" / f"{model}.json").read_text(encoding="utf-8"))
-    return {tensor["name"]: _plain(tensor["data"][0]) for tensor in value["inputs"]}
 
 
 def _plain(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _entity(model: str) -> str:
-    return next(iter(_sample_values(model).values()))
-
-
-def _ask(caller: OutsideCaller, request: ModelInferRequest) -> Prediction:
-    classes = names_in(caller.metadata(request.model_name).properties.get(CLASSES, ""))
+def _ask(caller: OutsideCaller, golden: Golden) -> Prediction:
+    classes = names_in(caller.metadata(golden.model).properties.get(CLASSES, ""))
     started = time.perf_counter()
-    response = caller.infer(request)
+    response = caller.infer(golden.request())
     seconds = time.perf_counter() - started
-    shares = np.asarray(read_outputs(response)["probabilities"], np.float64)[0]
+    shares = golden.check(response)
     best = int(shares.argmax())
     label = classes[best] if best < len(classes) else str(best)
     return Prediction(label, float(shares[best]), response.model_version, _variant(response), seconds)
@@ -156,13 +140,14 @@ def _split(running: Launched, caller: OutsideCaller, out: Console) -> None:
     promise = read_promise(running.config / "routes.yaml", FRAUD)
     cards = _cards()[:CALLS]
     started = time.perf_counter()
-    variants = {card: _variant(caller.infer(_transaction(card))) for card in cards}
+    variants = {card: _variant(caller.infer(Golden.of(FRAUD).request(card_id=card))) for card in cards}
     seconds = time.perf_counter() - started
     counts = Counter(variants.values())
     out.print(_title(f"{len(cards)} calls to {FRAUD}, each with another card, in {seconds:.1f} s"))
     out.print(split_table(promise, counts))
+    check_split(promise, counts)
     card = next((card for card, variant in variants.items() if variant != promise.largest), cards[0])
-    again = {_variant(caller.infer(_transaction(card))) for _ in range(STICKY_CALLS)}
+    again = {_variant(caller.infer(Golden.of(FRAUD).request(card_id=card))) for _ in range(STICKY_CALLS)}
     if again != {variants[card]}:
         raise Failure(f"card {card} was answered by {variants[card]}, and then by {', '.join(sorted(again))}")
     out.print(
@@ -199,14 +184,6 @@ def _cards() -> list[str]:
     return [line.split(",", 1)[0] for line in lines[1:]]
 
 
-def _transaction(card: str) -> ModelInferRequest:
-    value = json.loads((samples_folder() / "requests" / f"{FRAUD}.json").read_text(encoding="utf-8"))
-    for tensor in value["inputs"]:
-        if tensor["name"] == "card_id":
-            tensor["data"] = [card]
-    return from_json(FRAUD, value, {})
-
-
 # ---- the shadow
 
 
@@ -217,6 +194,7 @@ def _shadow(running: Launched, out: Console) -> None:
     calls, counts = _shadow_counts(running, [shadow.name for shadow in promise.shadows])
     out.print(_title(f"what the shadow saw of these {calls} calls"))
     out.print(shadow_table(promise, calls, counts))
+    check_shadows(promise, calls, counts)
 
 
 def _shadow_counts(running: Launched, names: list[str]) -> tuple[int, dict[str, dict[str, int]]]:
@@ -260,16 +238,19 @@ def shadow_table(promise: Promise, calls: int, counts: Mapping[str, Mapping[str,
 
 
 def _explanation(running: Launched, caller: OutsideCaller, out: Console) -> None:
-    request = request_of(FRAUD)
+    request = Golden.of(FRAUD).request()
     request.model_name = FRAUD + EXPLAINER_SUFFIX
     started = time.perf_counter()
-    explanation = Explanation.read(caller.infer(request))
+    response = caller.infer(request)
     seconds = time.perf_counter() - started
+    explanation = Explanation.read(response)
     out.print(_title(f"why: {FRAUD}, explained in {seconds * 1000:.0f} ms"))
-    row = look_up(running.config / "transformer.yaml", running.redis_url, "card", _entity(FRAUD))
-    values = {**_sample_values(FRAUD), **{name: _plain(value) for name, value in row.items()}}
+    row = look_up(running.config / "transformer.yaml", running.redis_url, "card", Golden.of(FRAUD).values["card_id"])
+    values = {name: _plain(value) for name, value in {**Golden.of(FRAUD).values, **row}.items()}
     position = explanation.output("fraud") if "fraud" in explanation.outputs else explanation.output()
     out.print(chart(explanation, position, 0, values))
+    check_sum(explanation)
+    Golden.of(FRAUD).check_values(response.model_version, np.asarray(explanation.predictions, np.float64))
 
 
 def _missing(caller: OutsideCaller) -> list[str]:

@@ -83,7 +83,7 @@ def up(
         live: list[Live] = []
 
         def stay(running: Launched) -> None:
-            board = display.enter_context(Board(running.mesh, _store_line(running)))
+            board = display.enter_context(Board(running.mesh, lambda: _store_line(running)))
             board.refresh()
             if plain or not out.is_terminal:
                 out.print(board)
@@ -115,7 +115,7 @@ def demo(
 
 def _tour(running: Launched, key: str) -> None:
     tour(running, key, out)
-    out.print(Text("that was the tour: every call was answered", "green"))
+    out.print(Text("that was the tour: every answer was as the samples promise", "green"))
 
 
 def _tour_if_it_can_be(running: Launched, key: str) -> None:
@@ -185,7 +185,9 @@ def _greet() -> None:
 
 def _store_line(running: Launched) -> Line:
     address = running.redis_url.rpartition("@")[2].removeprefix("redis://")
-    return Line("store", address, "", "ready")
+    if running.valkey is None:
+        return Line("store", address, "", "not watched")  # one of the user's own
+    return Line("store", address, "", "ready" if running.valkey.is_running else "ended")
 
 
 def _say(line: str) -> None:

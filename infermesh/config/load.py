@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,11 +15,13 @@ from pydantic_settings import EnvSettingsSource
 from pydantic_settings.exceptions import SettingsError
 
 from infermesh.config.models import ServiceConfig
+from infermesh.config.redact import shown
 
 __all__ = ["ConfigError", "load", "parse"]
 
-MAX_VALUE_CHARACTERS = 80
 MERGE_TAG = "tag:yaml.org,2002:merge"
+
+_YAML_VALUE = re.compile(r"\b(alias|anchor|tag|tag handle)\s+('.*?'|\".*?\")")
 
 C = TypeVar("C", bound=ServiceConfig)
 M = TypeVar("M", bound=BaseModel)
@@ -55,7 +58,7 @@ def load(kind: type[C], file: Path | None = None, environ: Mapping[str, str] = o
     try:
         config = kind.model_validate(_merged(values, overrides), context={"base": file.parent} if file else None)
     except ValidationError as error:
-        faults += _faults(error)
+        faults += _faults(error, kind)
     if faults:
         raise ConfigError(source, faults)
     return config
@@ -67,7 +70,7 @@ def parse(kind: type[M], file: Path) -> M:
     try:
         return kind.model_validate(_read_yaml(file), context={"base": file.parent})
     except ValidationError as error:
-        raise ConfigError(source, _faults(error)) from None
+        raise ConfigError(source, _faults(error, kind)) from None
 
 
 class _Environment(EnvSettingsSource):
@@ -93,12 +96,21 @@ def _parse_yaml(text: str, source: str) -> dict[str, Any]:
     try:
         values = yaml.load(text, _UniqueKeys)  # a SafeLoader with one more check
     except yaml.YAMLError as error:
-        raise ConfigError(source, [f"no valid YAML: {' '.join(str(error).split())}"]) from None
+        raise ConfigError(source, [f"no valid YAML: {_yaml_fault(error)}"]) from None
     if values is None:
         return {}
     if not isinstance(values, dict):
         raise ConfigError(source, [f"expected a mapping of settings, got {type(values).__name__}"])
     return values
+
+
+def _yaml_fault(error: yaml.YAMLError) -> str:
+    """What is wrong and where, without the line itself, which may hold a password; nor the value that looked like YAML's own."""
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return " ".join(str(error).split())
+    mark = error.problem_mark or error.context_mark
+    what = _YAML_VALUE.sub(r"\1", ", ".join(filter(None, (error.context, error.problem))))
+    return " ".join(what.split()) + (f" (line {mark.line + 1}, column {mark.column + 1})" if mark else "")
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -140,7 +152,7 @@ def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _faults(error: ValidationError) -> list[str]:
+def _faults(error: ValidationError, kind: type[BaseModel]) -> list[str]:
     lines = []
     for fault in error.errors(include_url=False):
         path = ".".join(str(part) for part in fault["loc"]) or "(whole)"
@@ -152,7 +164,5 @@ def _faults(error: ValidationError) -> list[str]:
         elif not fault["loc"]:
             lines.append(message)
         else:
-            value = repr(fault["input"])
-            shown = value if len(value) <= MAX_VALUE_CHARACTERS else value[:MAX_VALUE_CHARACTERS] + "…"
-            lines.append(f"{path}: {message}, got {shown}")
+            lines.append(f"{path}: {message}, got {shown(fault['input'], kind, fault['loc'])}")
     return lines

@@ -40,6 +40,8 @@ class ServerConfig(Model):
     """Largest message that is taken or sent."""
     max_in_flight: int = Field(4096, ge=1)
     """Calls that are worked on at a time; more are refused with RESOURCE_EXHAUSTED."""
+    max_streams: int = Field(2048, ge=1)
+    """ModelStreamInfer calls that are open at a time, idle ones too; more are refused with RESOURCE_EXHAUSTED."""
     max_connection_age: Duration = "0"  # type: ignore[assignment]
     """Connections are closed gently at this age, so that clients find new replicas; 0: never."""
     drain: Duration = "2s"  # type: ignore[assignment]

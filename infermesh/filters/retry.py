@@ -15,6 +15,16 @@ from infermesh.service import Filter, Infer
 
 __all__ = ["Retry", "RetryBudget"]
 
+# Reasons of UNAVAILABLE that say nothing about the call, only about one replica: another one may answer. All others are a
+# decision, which every replica takes alike (the feature store is away, the model is not loaded): asking again is lost work.
+_OF_ONE_REPLICA = frozenset(
+    {
+        Unavailable.default_reason,  # no hop gave one: a connection that broke, or was never made
+        "STARTING",
+        "CHANNEL_CLOSED",  # a replica that stops
+    }
+)
+
 
 class RetryBudget:
     """Bounds what retries add: every call earns `share` of one, and `minimum` of them may be made at once after a time without.
@@ -43,12 +53,13 @@ class RetryBudget:
 
 @dataclass
 class Retry(Filter):
-    """Makes another attempt after UNAVAILABLE, or after a refusal before any work was started (`error.rejected`).
+    """Makes another attempt after a replica went away, or after a refusal before any work was started (`error.rejected`).
 
-    An inference has no effects, so one whose replica died on the way may be made again. What would fail again is not retried
-    (a bad request, no such model), nor is a refusal that says when to come back. The second attempt is made at once, since
-    another replica may take it; later ones after a pause that doubles, with jitter. None is made when less time is left than the
-    last attempt took.
+    An inference has no effects, so one whose replica died on the way may be made again. What would fail again is not retried: a
+    bad request, no such model, an UNAVAILABLE that some hop decided and gave a reason for other than its own start or stop; nor
+    is a refusal that says when to come back. `attempts` counts the first. The second is made at once, since another replica may
+    take it; later ones after a pause that doubles, with jitter. None is made when less time is left than the last attempt took,
+    nor past the budget, which calls that fail for good leave to those that can be helped.
     """
 
     attempts: int
@@ -100,7 +111,7 @@ class Retry(Filter):
 def _is_safe(error: MeshError) -> bool:
     """Whether another attempt can do no harm, and some good."""
     if isinstance(error, Unavailable):
-        return True
+        return error.reason in _OF_ONE_REPLICA
     if isinstance(error, ResourceExhausted) and error.retry_after_s is not None:
         return False
     return error.rejected and isinstance(error, ResourceExhausted | Internal | ForeignStatus)

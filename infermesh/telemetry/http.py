@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from socketserver import ThreadingMixIn
@@ -15,11 +18,44 @@ from infermesh.config import PortTaken
 
 __all__ = ["TelemetryServer"]
 
+MAX_CONNECTIONS = 32  # each has a thread; the oldest goes for a new one, so that who holds many keeps no probe out
+
+_log = logging.getLogger(__name__)
+
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+    request_queue_size = 128  # with the default of 5 a burst of connections makes a probe wait for a second
     allow_reuse_address = True
     address_family = socket.AF_INET
+
+    def __init__(self, *arguments: Any) -> None:
+        self._open: dict[socket.socket, None] = {}
+        self._lock = threading.Lock()
+        super().__init__(*arguments)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread; past the bound the oldest connection is ended, and with it its thread."""
+        with self._lock:
+            if len(self._open) >= MAX_CONNECTIONS:
+                oldest = next(iter(self._open))
+                del self._open[oldest]
+                with contextlib.suppress(OSError):  # it has gone by itself
+                    oldest.shutdown(socket.SHUT_RDWR)
+            self._open[request] = None
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close the connection, which is answered."""
+        with self._lock:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A caller who goes away, or says nothing for too long, is nothing to log."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            _log.error("internal error in the HTTP port", exc_info=error)
 
     def server_bind(self) -> None:
         """Bind without the reverse lookup of the host's name, which can take seconds."""
@@ -32,6 +68,8 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 
 class _Quiet(WSGIRequestHandler):
+    timeout = 10  # seconds without a byte from the caller, who holds a thread
+
     def log_message(self, *arguments: Any) -> None:
         """A scrape every few seconds is nothing to log."""
 

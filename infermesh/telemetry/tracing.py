@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -10,6 +11,9 @@ from infermesh.config import TelemetryConfig
 from infermesh.errors import MeshError
 
 __all__ = ["Tracing"]
+
+CLOSE_S = 3.0  # of a stop, which has what the orchestrator leaves after drain and grace
+EXPORT_TIMEOUT_S = 2.0  # for one batch with its retries; more would outlast the close
 
 
 class Tracing:
@@ -31,7 +35,9 @@ class Tracing:
         resource = Resource.create({"service.name": f"infermesh-{service}"})
         self._provider = TracerProvider(resource=resource, sampler=ParentBased(TraceIdRatioBased(config.trace_share)))
         exporter = OTLPSpanExporter(
-            endpoint=config.otlp_endpoint, insecure=not config.otlp_endpoint.startswith("https")
+            endpoint=config.otlp_endpoint,
+            insecure=not config.otlp_endpoint.startswith("https"),
+            timeout=EXPORT_TIMEOUT_S,
         )
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("infermesh")
@@ -67,8 +73,12 @@ class Tracing:
         finally:
             span.end()
 
-    def close(self) -> None:
-        """Send what is waiting, for at most a few seconds."""
-        if self.enabled:
-            self._provider.force_flush(3000)
-            self._provider.shutdown()
+    def close(self, within_s: float = CLOSE_S) -> None:
+        """Send what is waiting; what can't be sent within the time is lost. Blocks the thread until then."""
+        if not self.enabled:
+            return
+        # The SDK has no bound of its own: force_flush ignores its timeout (open-telemetry/opentelemetry-python#4568), and
+        # shutdown waits half a minute for a collector that is away.
+        closing = threading.Thread(target=self._provider.shutdown, name="close-tracing", daemon=True)
+        closing.start()
+        closing.join(within_s)

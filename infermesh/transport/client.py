@@ -24,8 +24,14 @@ __all__ = ["RemoteService"]
 SERVICE = "/inference.GRPCInferenceService/"
 READY_TIMEOUT_S = 1.0  # readiness asks about now; a backend that needs longer to say so is not ready
 
-# One HTTP/2 connection sticks to one replica; round robin over all resolved addresses does not.
-SERVICE_CONFIG = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
+ASK_TIMEOUT_S = (
+    10.0  # what is asked without a deadline would otherwise wait for ever for a backend that hangs, at each hop
+)
+LOAD_TIMEOUT_S = 300.0  # a large model is read and warmed up in minutes
+
+# One HTTP/2 connection sticks to one replica; round robin over all resolved addresses does not. It leaves out a replica whose
+# health is not SERVING (gRFC A17): one that starts, and one that drains, which would else be called until its port is closed.
+SERVICE_CONFIG = json.dumps({"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}})
 
 R = TypeVar("R", bound=Message)
 
@@ -36,6 +42,12 @@ class RemoteService(InferenceService, ModelRepository):
     `version`, when given, is the model version that the request goes out with; the request itself is not changed. `model`
     likewise. `name` is what errors and metrics call this hop. Retries are a filter's matter, but a call that the connection
     refused before any server saw it is sent again by grpc itself.
+
+    A replica is called while its health service says SERVING for `""`; one that has no health service is called while it is
+    connected. So when every replica drains or starts, calls are refused here with UNAVAILABLE, as not started, though one that
+    drains would still take them: it has said that it goes, and what it had is answered. A backend of one replica gains
+    nothing by a drain, so its `server.drain` is best short. A call without a deadline has an end all the same, unless it is an
+    inference, whose end is a filter's matter (`WithinDeadline`).
     """
 
     def __init__(
@@ -118,10 +130,10 @@ class RemoteService(InferenceService, ModelRepository):
         return await self._ask("RepositoryIndex", request, pb.RepositoryIndexResponse, call)
 
     async def load(self, request: pb.RepositoryModelLoadRequest, call: Call) -> pb.RepositoryModelLoadResponse:
-        return await self._ask("RepositoryModelLoad", request, pb.RepositoryModelLoadResponse, call)
+        return await self._ask("RepositoryModelLoad", request, pb.RepositoryModelLoadResponse, call, LOAD_TIMEOUT_S)
 
     async def unload(self, request: pb.RepositoryModelUnloadRequest, call: Call) -> pb.RepositoryModelUnloadResponse:
-        return await self._ask("RepositoryModelUnload", request, pb.RepositoryModelUnloadResponse, call)
+        return await self._ask("RepositoryModelUnload", request, pb.RepositoryModelUnloadResponse, call, LOAD_TIMEOUT_S)
 
     async def config(self, request: pb.ModelConfigRequest, call: Call) -> pb.ModelConfigResponse:
         return await self._ask("ModelConfig", request, pb.ModelConfigResponse, call)
@@ -137,10 +149,16 @@ class RemoteService(InferenceService, ModelRepository):
     def __repr__(self) -> str:
         return f"RemoteService({self.name}{f' version {self.version}' if self.version else ''})"
 
-    async def _ask(self, rpc: str, request: Message, answer: type[R], call: Call) -> R:
+    async def _ask(
+        self, rpc: str, request: Message, answer: type[R], call: Call, longest_s: float = ASK_TIMEOUT_S
+    ) -> R:
+        timeout = self._timeout(call)
         try:
             data = await self._channel.unary(
-                rpc, request.SerializeToString(), timeout=self._timeout(call), metadata=write_call(call)
+                rpc,
+                request.SerializeToString(),
+                timeout=longest_s if timeout is None else timeout,
+                metadata=write_call(call),
             )
         except grpc.aio.AioRpcError as failure:
             raise error_of(failure, self.name) from None
@@ -213,6 +231,10 @@ def _options(config: BackendConfig) -> list[tuple[str, Any]]:
         ("grpc.max_send_message_length", config.max_message),
         ("grpc.max_receive_message_length", config.max_message),
         ("grpc.service_config", SERVICE_CONFIG),
+        (
+            "grpc.enable_http_proxy",
+            0,
+        ),  # a proxy for the way out of the cluster, from the environment, is none to a service
         ("grpc.use_local_subchannel_pool", 1),  # a breaker's view of a backend must not be shared by accident
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.min_reconnect_backoff_ms", 1000),  # is also how long one attempt to connect may take

@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote
 from infermesh.call import Call, Caller
 from infermesh.deadline import NO_DEADLINE, Deadline
 
-__all__ = ["ATTEMPT", "REQUEST_ID", "SHADOW", "TENANT", "VARIANT", "Metadata", "read_call", "write_call"]
+__all__ = ["ATTEMPT", "REQUEST_ID", "SHADOW", "TENANT", "VARIANT", "Metadata", "is_plain", "read_call", "write_call"]
 
 REQUEST_ID = "x-request-id"
 TENANT = "x-infermesh-tenant"
@@ -37,7 +37,7 @@ def read_call(metadata: Metadata, time_remaining: float | None, peer: str, *, in
         if key not in found and type(value) is str:  # binary metadata is nothing that a filter reads
             found[key] = value
     request_id = found.get(REQUEST_ID, "")
-    if not request_id or len(request_id) > MAX_REQUEST_ID or not request_id.isprintable():
+    if not request_id or len(request_id) > MAX_REQUEST_ID or not is_plain(request_id):
         request_id = f"{getrandbits(64):016x}"  # an id and no secret: the system's randomness costs ten times as much
     call = Call(
         NO_DEADLINE if time_remaining is None or time_remaining == math.inf else Deadline.after(time_remaining),
@@ -46,7 +46,9 @@ def read_call(metadata: Metadata, time_remaining: float | None, peer: str, *, in
         peer=peer,
     )
     if "traceparent" in found or "baggage" in found:
-        call.trace = {key: found[key] for key in TRACE_KEYS if key in found and len(found[key]) <= MAX_BAGGAGE}
+        call.trace = {key: found[key] for key in TRACE_KEYS if key in found and _travels(found[key])}
+        if "traceparent" not in call.trace:
+            call.trace.pop("tracestate", None)  # it means nothing without
     if inside_mesh:
         tenant = found.get(TENANT)
         if tenant:
@@ -77,9 +79,18 @@ def write_call(call: Call) -> list[tuple[str, str]]:
     return metadata
 
 
+def is_plain(text: str) -> bool:
+    """Whether gRPC would send the text as metadata: printable ASCII. A client that is not gRPC can send us anything."""
+    return text.isascii() and text.isprintable()
+
+
+def _travels(value: str) -> bool:
+    return len(value) <= MAX_BAGGAGE and is_plain(value)
+
+
 def _encoded(name: str) -> str:
     """A name that an operator chose, as metadata can carry it: gRPC refuses a call whose metadata is not printable ASCII."""
-    return name if name.isascii() and name.isprintable() and "%" not in name else quote(name)
+    return name if is_plain(name) and "%" not in name else quote(name)
 
 
 def _decoded(value: str) -> str:

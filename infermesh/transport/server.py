@@ -41,7 +41,7 @@ class Server:
     def __init__(self, name: str, config: ServerConfig, *, inside_mesh: bool) -> None:
         self.config = config
         self.port = 0
-        self._servicer = Servicer(name, config.max_in_flight, inside_mesh=inside_mesh)
+        self._servicer = Servicer(name, config.max_in_flight, config.max_streams, inside_mesh=inside_mesh)
         self._health = Health()
         self._leaving = asyncio.Event()
         self._server = grpc.aio.server(options=_options(config))
@@ -171,10 +171,14 @@ def _options(config: ServerConfig) -> list[tuple[str, Any]]:
         ("grpc.max_receive_message_length", config.max_message),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),  # the mesh's own channels ping every 30 s
         ("grpc.http2.max_ping_strikes", 0),
+        ("grpc.keepalive_time_ms", 60_000),  # finds a caller that vanished without a word, whose streams would stay
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),  # a stream on which nobody says anything is looked after too
     ]
     if config.max_connection_age:
+        # No grace beside it: without one a connection goes when the last call that came over it is answered.
         options.append(("grpc.max_connection_age_ms", int(config.max_connection_age * 1000)))
-        options.append(("grpc.max_connection_age_grace_ms", int(config.grace * 1000)))
     return options
 
 

@@ -9,11 +9,9 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, cast
 
-import grpc
-
 import infermesh
 from infermesh.call import Call
-from infermesh.errors import InvalidRequest, ResourceExhausted, Unavailable, Unimplemented
+from infermesh.errors import InvalidRequest, MeshError, ResourceExhausted, Unavailable, Unimplemented
 from infermesh.protocol import open_inference_pb2 as pb
 from infermesh.protocol.open_inference_pb2_grpc import GRPCInferenceServiceServicer
 from infermesh.service import Stack
@@ -45,9 +43,9 @@ def _answered(rpc: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any
         call = self.call(context)
         try:
             if type(request) is Malformed:
-                raise InvalidRequest(
-                    f"{name}: the {request.size_bytes} bytes of the request are no protobuf message", reason="MALFORMED"
-                )
+                if name != "ServerLive":  # which needs no credentials
+                    await self.admit(name, call)
+                raise _malformed(name, request)
             return await rpc(self, request, call)
         except Exception as error:
             code, text, trailing = status_of(answer_of(error, call, name), self.name)
@@ -56,15 +54,23 @@ def _answered(rpc: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any
     return answered
 
 
+def _malformed(rpc: str, request: Malformed) -> InvalidRequest:
+    return InvalidRequest(
+        f"{rpc}: the {request.size_bytes} bytes of the request are no protobuf message", reason="MALFORMED"
+    )
+
+
 class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated, without types
     """Answers for a service, once there is one; counts what is in flight and refuses more than the bound."""
 
-    def __init__(self, name: str, max_in_flight: int, *, inside_mesh: bool) -> None:
+    def __init__(self, name: str, max_in_flight: int, max_streams: int, *, inside_mesh: bool) -> None:
         self.name = name
         self.service: Stack | None = None
         self.ready = False
         self.in_flight = 0
         self._max_in_flight = max_in_flight
+        self._max_streams = max_streams
+        self._streams = 0
         self._inside_mesh = inside_mesh
         self._leaving = asyncio.Event()
 
@@ -77,6 +83,10 @@ class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated
             context.invocation_metadata() or (), context.time_remaining(), context.peer(), inside_mesh=self._inside_mesh
         )
 
+    async def admit(self, rpc: str, call: Call) -> None:
+        """Credentials come before anything else, also where there is nothing that could be asked of the service."""
+        await self._mounted().admit(rpc, "", "", call)
+
     @_answered
     async def ModelInfer(self, request: pb.ModelInferRequest, call: Call) -> pb.ModelInferResponse:
         self._enter()
@@ -87,14 +97,25 @@ class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated
 
     async def ModelStreamInfer(self, requests: AsyncIterator[Any], context: Context) -> None:
         """Written as a coroutine: grpc does not close a generator whose caller goes away while an answer is being sent."""
-        answers = answer_in_order(requests, lambda: self.call(context), self._stream, self._leaving, self.name)
-        async with aclosing(answers):
-            async for answer in answers:
-                await context.write(answer)
-        if self._leaving.is_set():
-            await context.abort(grpc.StatusCode.UNAVAILABLE, f"{self.name}: this replica is leaving")
+        try:
+            self._open_stream()
+            try:
+                answers = answer_in_order(requests, lambda: self.call(context), self._stream, self._leaving, self.name)
+                async with aclosing(answers):
+                    async for answer in answers:
+                        await context.write(answer)
+            finally:
+                self._streams -= 1
+        except MeshError as error:
+            code, text, trailing = status_of(error, self.name)
+            await context.abort(code, text, trailing)
 
-    async def _stream(self, request: pb.ModelInferRequest, call: Call) -> AsyncGenerator[pb.ModelInferResponse, None]:
+    async def _stream(
+        self, request: pb.ModelInferRequest | Malformed, call: Call
+    ) -> AsyncGenerator[pb.ModelInferResponse, None]:
+        if isinstance(request, Malformed):
+            await self.admit("ModelStreamInfer", call)
+            raise _malformed("ModelStreamInfer", request)
         self._enter()
         try:
             answers = cast(AsyncGenerator[pb.ModelInferResponse, None], self._mounted().stream(request, call))
@@ -116,7 +137,7 @@ class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated
 
     @_answered
     async def ServerMetadata(self, request: pb.ServerMetadataRequest, call: Call) -> pb.ServerMetadataResponse:
-        await self._mounted().admit("ServerMetadata", "", "", call)
+        await self.admit("ServerMetadata", call)
         return pb.ServerMetadataResponse(
             name=f"infermesh-{self.name}", version=infermesh.__version__, extensions=EXTENSIONS
         )
@@ -169,6 +190,17 @@ class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated
             )
         return self.service
 
+    def _open_stream(self) -> None:
+        """A stream that is open costs memory, and no credentials: those are looked at with each of its requests."""
+        if self._streams >= self._max_streams:
+            raise ResourceExhausted(
+                f"{self.name}: {self._streams} streams are open, which is the bound",
+                reason="TOO_MANY_STREAMS",
+                rejected=True,
+                retry_after_s=OVERLOAD_PUSHBACK_S,
+            )
+        self._streams += 1
+
     def _enter(self) -> None:
         if self.in_flight >= self._max_in_flight:
             raise ResourceExhausted(
@@ -182,6 +214,7 @@ class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated
 
 def _not_offered(rpc: str, instead: str) -> Callable[..., Awaitable[Any]]:
     async def refused(self: Servicer, request: Any, call: Call) -> Any:
+        await self.admit(rpc, call)
         raise Unimplemented(f"{rpc} is not offered: {instead}", rejected=True)
 
     refused.__name__ = rpc

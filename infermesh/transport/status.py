@@ -18,6 +18,7 @@ from infermesh import errors
 from infermesh.call import Call
 from infermesh.errors import ForeignStatus, Internal, MeshError, quoted
 from infermesh.protocol.open_inference_pb2 import ModelStreamInferResponse
+from infermesh.transport.metadata import is_plain
 
 __all__ = ["FINAL_PARAMETER", "HOP", "answer_of", "error_in_stream", "error_of", "status_of", "stream_failure"]
 
@@ -68,10 +69,11 @@ _NOT_STARTED = (
 def status_of(error: MeshError, hop: str) -> tuple[grpc.StatusCode, str, tuple[tuple[str, str | bytes], ...]]:
     """Code, text and trailing metadata of an error; `hop` is this service, named unless a lower one failed."""
     code = grpc.StatusCode[error.code]
-    info = ErrorInfo(reason=error.reason, domain=DOMAIN, metadata={"hop": error.hop or hop})
+    at = _hop(error.hop, hop)
+    info = ErrorInfo(reason=error.reason, domain=DOMAIN, metadata={"hop": at})
     details = Status(code=code.value[0], message=error.message)
     details.details.add().Pack(info)
-    trailing: list[tuple[str, str | bytes]] = [(HOP, error.hop or hop)]
+    trailing: list[tuple[str, str | bytes]] = [(HOP, at)]
     if error.rejected:
         trailing.append((REJECTED, "1"))
     if error.retry_after_s is not None:
@@ -104,7 +106,7 @@ def error_of(failure: grpc.aio.AioRpcError, hop: str, model: str = "") -> MeshEr
     if reported is None and name in ("UNAVAILABLE", "UNKNOWN", "INTERNAL"):
         about = f"model {quoted(model)}: " if model else ""
         text = f"{about}{hop}: {text}"  # grpc's own words: say what they are about
-    at = str(reported or hop)[:MAX_WORD]
+    at = _hop(str(reported or ""), hop)
     return _error(name, text, reason=reason, hop=at, rejected=rejected, retry_after_s=retry_after_s)
 
 
@@ -127,15 +129,15 @@ def stream_failure(error: MeshError, request_id: str, hop: str) -> ModelStreamIn
 def error_in_stream(failure: ModelStreamInferResponse, hop: str) -> MeshError:
     """The error of an in-stream failure; INTERNAL when the backend did not say which code it is."""
     parameters = failure.infer_response.parameters
-    pushback = parameters[PUSHBACK_PARAMETER].int64_param if PUSHBACK_PARAMETER in parameters else None
+    pushback = parameters[PUSHBACK_PARAMETER].int64_param if PUSHBACK_PARAMETER in parameters else -1
     code = parameters[CODE_PARAMETER].string_param
     return _error(
         code if code in _NAMES else "INTERNAL",
         failure.error_message,
         reason=parameters[REASON_PARAMETER].string_param[:MAX_WORD],
-        hop=parameters[HOP_PARAMETER].string_param[:MAX_WORD] or hop,
+        hop=_hop(parameters[HOP_PARAMETER].string_param, hop),
         rejected=parameters[REJECTED_PARAMETER].bool_param,
-        retry_after_s=None if pushback is None else pushback / 1000,
+        retry_after_s=pushback / 1000 if 0 <= pushback < 10**MAX_PUSHBACK_DIGITS else None,
     )
 
 
@@ -158,6 +160,11 @@ def _error(code: str, text: str, *, reason: str, hop: str, rejected: bool, retry
     if kind is None:
         return ForeignStatus(code, text, reason=reason, hop=hop, rejected=rejected, retry_after_s=retry_after_s)
     return kind(text, reason=reason, hop=hop, rejected=rejected, retry_after_s=retry_after_s)
+
+
+def _hop(reported: str, otherwise: str) -> str:
+    """What a lower hop calls itself, if metadata can carry it on: gRPC would refuse to send the status, code and all."""
+    return reported[:MAX_WORD] if reported and is_plain(reported) else otherwise
 
 
 def _milliseconds(seconds: float) -> int:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any
 
 from infermesh.call import Call
-from infermesh.errors import InvalidRequest
-from infermesh.protocol.open_inference_pb2 import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
+from infermesh.errors import Internal, Unavailable
+from infermesh.protocol.open_inference_pb2 import ModelInferResponse, ModelStreamInferResponse
 from infermesh.transport.status import FINAL_PARAMETER, answer_of, stream_failure
 
 __all__ = ["answer_in_order"]
 
 MAX_IN_FLIGHT = 32  # requests of one stream; past it we read no more, and HTTP/2's window stops the sender
 MAX_ANSWERS = 8  # that one request may have waiting while an earlier one is written
+END_WAIT_S = 0.05  # for the end of a stream to follow its last message, when the server leaves just then
+RPC = "ModelStreamInfer"
 
-Answer = Callable[[ModelInferRequest, Call], AsyncGenerator[ModelInferResponse, None]]
+_log = logging.getLogger(__name__)
+
+Answer = Callable[[Any, Call], AsyncGenerator[ModelInferResponse, None]]
 
 
 async def answer_in_order(
@@ -25,20 +30,32 @@ async def answer_in_order(
 ) -> AsyncGenerator[ModelStreamInferResponse, None]:
     """The answers to a stream of requests; a request that fails is an in-stream failure, and the stream goes on.
 
-    When `leaving` is set no more requests are read; what was read is answered. Closing it, or cancelling, ends all work and
-    leaves no task behind.
+    What stands for bytes that are no request goes to `answer` too, which knows who may be told what is wrong with them.
+
+    When `leaving` is set no more requests are read; what was read is answered, and then Unavailable is raised, unless the stream
+    had come to its end. Closing it, or cancelling, ends all work and leaves no task behind.
     """
     turns: asyncio.Queue[asyncio.Queue[ModelStreamInferResponse | None] | None] = asyncio.Queue(MAX_IN_FLIGHT)
     tasks: set[asyncio.Task[None]] = set()
+    closed = False  # then nobody takes from the queues any more; a cancellation before it came from below
 
-    async def work(request: ModelInferRequest, answers: asyncio.Queue[ModelStreamInferResponse | None]) -> None:
+    async def work(request: Any, answers: asyncio.Queue[ModelStreamInferResponse | None]) -> None:
+        try:
+            await answer_one(request, answers)
+        except (Exception, asyncio.CancelledError) as error:
+            if closed:
+                raise
+            _log.error("internal error in %s: a failure could not be told", RPC, exc_info=error)
+            told = Internal("internal error; the log has it")
+            await answers.put(stream_failure(told, getattr(request, "id", ""), hop))
+        finally:
+            if not closed:
+                await answers.put(None)  # or the stream would wait for this request for ever
+
+    async def answer_one(request: Any, answers: asyncio.Queue[ModelStreamInferResponse | None]) -> None:
         call = new_call()
         last: ModelInferResponse | None = None  # held back until we know whether it is the last one
         try:
-            if not isinstance(request, ModelInferRequest):
-                raise InvalidRequest(
-                    "ModelStreamInfer: the bytes of the request are no protobuf message", reason="MALFORMED"
-                )
             async with aclosing(answer(request, call)) as responses:
                 async for response in responses:
                     if last is not None:
@@ -50,17 +67,14 @@ async def answer_in_order(
         except Exception as error:
             if last is not None:
                 await answers.put(ModelStreamInferResponse(infer_response=last))
-            failure = answer_of(error, call, "ModelStreamInfer")
-            await answers.put(stream_failure(failure, getattr(request, "id", ""), hop))
-        await answers.put(None)
+            await answers.put(stream_failure(answer_of(error, call, RPC), getattr(request, "id", ""), hop))
 
     async def read() -> None:
         try:
             await read_until_end()
-        except Exception:
-            await turns.put(None)  # not when cancelled: then nobody takes from the queue any more
-            raise
-        await turns.put(None)
+        finally:
+            if not closed:
+                await turns.put(None)
 
     async def read_until_end() -> None:
         leave = asyncio.ensure_future(leaving.wait())
@@ -70,7 +84,7 @@ async def answer_in_order(
                 following = asyncio.ensure_future(anext(requests, None))
                 await asyncio.wait({following, leave}, return_when=asyncio.FIRST_COMPLETED)
                 if not following.done():
-                    return
+                    break
                 request = following.result()
                 if request is None:
                     return
@@ -79,6 +93,11 @@ async def answer_in_order(
                 task = asyncio.create_task(work(request, answers))
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
+                following = None
+            following = following or asyncio.ensure_future(anext(requests, None))
+            await asyncio.wait({following}, timeout=END_WAIT_S)
+            if not following.done() or following.result() is not None:
+                raise Unavailable(f"{hop}: this replica is leaving")
         finally:
             leave.cancel()
             if following is not None:
@@ -91,6 +110,7 @@ async def answer_in_order(
                 yield response
         await reader
     finally:
+        closed = True
         ending = [reader, *tasks]
         for each in ending:
             each.cancel()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from infermesh.filters import Measured, Traced, WithinDeadline
+from infermesh.filters import Measured, Retry, RetryBudget, Traced, WithinDeadline
 from infermesh.runtime import Telemetry
-from infermesh.service import Stack, stack
+from infermesh.service import Filter, Stack, stack
 from infermesh.telemetry import Metrics
 from infermesh.transport import RemoteService
 from services.explainer.backgrounds import Backgrounds
@@ -20,10 +20,14 @@ __all__ = ["build"]
 
 @asynccontextmanager
 async def build(config: ExplainerConfig, telemetry: Telemetry) -> AsyncIterator[Stack]:
-    """The explainer, outermost first. Ready as soon as the backgrounds are read; the backend may come later."""
+    """The explainer, outermost first. Ready as soon as the backgrounds are read; the backend may come later.
+
+    Below it each ModelInfer goes on: Retry → RemoteService.
+    """
     backgrounds = Backgrounds(config.backgrounds)
     backend = RemoteService(config.backends[config.backend], config.backend)
-    explainer = Explainer(backend, backgrounds, config, observe=_observer(telemetry.metrics))
+    asked = stack(*_retry(config, telemetry.metrics), service=backend)
+    explainer = Explainer(asked, backgrounds, config, observe=_observer(telemetry.metrics))
     try:
         yield stack(
             *([Traced(telemetry.tracing.span)] if telemetry.tracing.enabled else []),  # its span holds everything below
@@ -34,6 +38,16 @@ async def build(config: ExplainerConfig, telemetry: Telemetry) -> AsyncIterator[
     finally:
         explainer.close()
         await backend.close()
+
+
+def _retry(config: ExplainerConfig, metrics: Metrics) -> list[Filter]:
+    """Here and not only at the gateway, which would have the whole explanation made anew."""
+    if config.retry.attempts == 1:
+        return []
+    counter = metrics.counter("infermesh_explainer_retries_total", "Retries of ModelInfers.", "outcome")
+    counts = {each: counter.labels(metrics.service, each).inc for each in ("retried", "no_budget", "no_time")}
+    budget = RetryBudget(config.retry.budget_share, config.retry.budget_minimum)
+    return [Retry(config.retry.attempts, budget, lambda outcome: counts[outcome]())]
 
 
 def _observer(metrics: Metrics) -> Observe:

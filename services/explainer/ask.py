@@ -9,7 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infermesh.call import Call
-from infermesh.errors import FailedPrecondition, Internal, InvalidRequest, NotFound, Unavailable, quoted
+from infermesh.errors import (
+    FailedPrecondition,
+    Internal,
+    InvalidRequest,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+    quoted,
+)
 from infermesh.protocol import open_inference_pb2 as pb
 from infermesh.service import InferenceService
 from infermesh.tensors import DATATYPES, Array, read_outputs
@@ -22,13 +30,16 @@ from services.explainer.together import together
 
 __all__ = ["Ask"]
 
+MOST_VALUES = 2**24  # of one question, in elements: 128 MiB. An explanation has two under way
+
 
 class Ask:
     """One explanation's questions to the model.
 
     The version that answers the first ModelInfer is pinned: it is written into all others, and an answer of another one ends
     the explanation with Unavailable. `version` is what to ask for until then. `columns`, once it is set, picks columns of the
-    output. `in_flight` is shared by all explanations, each of which has no more under way than its own share.
+    output. `in_flight` is shared by all explanations, each of which has no more under way than its own share. More values than
+    can be held are refused with ResourceExhausted, as soon as the output's width is known.
     """
 
     def __init__(
@@ -42,6 +53,7 @@ class Ask:
         in_flight: asyncio.Semaphore,
         threads: Threads,
         call: Call,
+        backend_name: str = "backend",
     ) -> None:
         self.model = model
         self.version = version
@@ -51,6 +63,7 @@ class Ask:
         self.rows_sent = 0
         self.asked = 0
         self._backend = backend
+        self._backend_name = backend_name
         self._parameters = parameters
         self._config = config
         self._in_flight = in_flight
@@ -63,16 +76,27 @@ class Ask:
         """The output for `count` rows, [count, columns]; `contents` makes the raw contents of some of them, in a thread."""
         size = self._rows_per_message(rows)
         chunks = [slice(at, min(at + size, count)) for at in range(0, count, size)]
+        self._check_held(count)
         if self._pinned:
             answers = await together(self._chunk(rows, chunk, contents) for chunk in chunks)
         else:  # the first goes alone: its answer says which version the others are to ask for
             answers = [await self._chunk(rows, chunks[0], contents)]
+            self._check_held(count)
             answers += await together(self._chunk(rows, chunk, contents) for chunk in chunks[1:])
         return np.concatenate(answers)
 
     def _rows_per_message(self, rows: MaskedRows) -> int:
         answer_bytes = max(self.width, 1) * DATATYPES[self.output.datatype].size
         return max(1, min(self._config.max_rows, self._config.max_bytes // max(rows.row_bytes, answer_bytes, 1)))
+
+    def _check_held(self, count: int) -> None:
+        columns = self.width if self.columns is None else len(self.columns)
+        if count * columns > MOST_VALUES:
+            raise ResourceExhausted(
+                f"model {quoted(self.model)}: output {quoted(self.output.name)}: of {columns} columns expected at most "
+                f"{MOST_VALUES // columns} rows at a time, those of the background among them, got {count}; ask for fewer rows",
+                reason="OUTPUT_TOO_LARGE",
+            )
 
     async def _chunk(self, rows: MaskedRows, chunk: slice, contents: Callable[[slice], list[bytes]]) -> Floats:
         count = chunk.stop - chunk.start
@@ -115,8 +139,14 @@ class Ask:
         where = f"model {quoted(self.model)} version {self.version}: output {quoted(self.output.name)}"
         try:
             array = read_outputs(response)[self.output.name]
+            datatype = {tensor.name: tensor.datatype for tensor in response.outputs}[self.output.name]
         except (InvalidRequest, KeyError) as error:
             raise Internal(f"{where}: the answer can't be read: {error}", reason="BACKEND_GARBAGE") from None
+        if datatype != self.output.datatype:
+            raise Internal(
+                f"{where}: {self._backend_name} answered {datatype}, its metadata say {self.output.datatype}",
+                reason="BACKEND_GARBAGE",
+            )
         width = array.size // max(count, 1)
         if array.ndim < 1 or len(array) != count or self.width not in (-1, width):
             expected = [count, *(self.output.shape[1:] if self.width < 0 or array.ndim < 2 else [self.width])]
@@ -125,7 +155,7 @@ class Ask:
                 reason="OUTPUT_SHAPE",
             )
         self.width = width
-        values = _as_fp64(array, response.outputs[0].datatype).reshape(count, width)
+        values = _as_fp64(array, datatype).reshape(count, width)
         if not np.isfinite(values).all():
             kind = "NaN" if np.isnan(values).any() else "an infinity"
             raise FailedPrecondition(

@@ -17,6 +17,7 @@ __all__ = [
     "ExplainerConfig",
     "LimitsConfig",
     "MethodsConfig",
+    "RetryConfig",
 ]
 
 MAX_EXACT_FEATURES = 16  # 65,536 coalitions; beyond it one row takes minutes, and the matrix of weights tens of MiB
@@ -85,12 +86,24 @@ class DeadlineConfig(Model):
     """Sampling stops this long before the deadline, or a fifth of the time that it has if that is less, and answers."""
 
 
+class RetryConfig(Model):
+    """Other attempts of a single ModelInfer, after a replica of the backend went away: without them the whole explanation
+    would be made again by whoever asked for it."""
+
+    attempts: int = Field(3, ge=1, le=10)
+    """Attempts in all; 1: no retries."""
+    budget_share: float = Field(0.1, ge=0, le=1)
+    """Share of the ModelInfers that may be retried in the long run."""
+    budget_minimum: int = Field(20, ge=1)
+    """Retries at once, after a time without: what was under way at a replica that died."""
+
+
 class ExplainerConfig(ServiceConfig):
     """Settings of the explainer."""
 
     model_config = SettingsConfigDict(env_prefix="INFERMESH_EXPLAINER__")
 
-    backends: dict[str, BackendConfig] = Field({"predictor": BackendConfig(target="localhost:8001")})
+    backends: dict[str, BackendConfig] = Field({"predictor": BackendConfig(target="predictor:8001")})
     """Services that can be asked, by name."""
     backend: str = "predictor"
     """The one of them that holds the models."""
@@ -99,6 +112,7 @@ class ExplainerConfig(ServiceConfig):
     asking: AskingConfig = AskingConfig()
     limits: LimitsConfig = LimitsConfig()
     deadline: DeadlineConfig = DeadlineConfig()
+    retry: RetryConfig = RetryConfig()
 
     @model_validator(mode="after")
     def _has_its_backend(self) -> ExplainerConfig:

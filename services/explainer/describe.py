@@ -13,32 +13,30 @@ from services.explainer.parameters import METHODS
 from services.explainer.players import Players
 from services.explainer.signature import CLASSES, COLUMNS, Signature
 
-__all__ = ["config_message", "index_message", "metadata_message", "statistics_message"]
+__all__ = ["config_message", "index_message", "metadata_message"]
 
 PLATFORM = "infermesh_explainer"
 
 
-def metadata_message(signature: Signature, backgrounds: Backgrounds) -> pb.ModelMetadataResponse:
+def metadata_message(signature: Signature, backgrounds: Backgrounds, most_features: int) -> pb.ModelMetadataResponse:
     """The model's inputs, the explainer's outputs, and as properties what a request may choose from.
 
     The number of classes is -1: the parameters `output` and `classes` change it. A model that can't be explained is described
     with the reason.
     """
     tensor = pb.ModelMetadataResponse.TensorMetadata
-    features = _features(signature)
     return pb.ModelMetadataResponse(
         name=signature.model + EXPLAINER_SUFFIX,
         versions=signature.versions,
         platform=PLATFORM,
         inputs=[tensor(name=s.name, datatype=s.datatype, shape=s.shape) for s in signature.inputs],
-        outputs=[tensor(name=s.name, datatype=s.datatype, shape=_shape(s, features)) for s in OUTPUTS],
-        properties=_properties(signature, backgrounds, features),
+        outputs=[tensor(name=s.name, datatype=s.datatype, shape=_shape(s, signature)) for s in OUTPUTS],
+        properties=_properties(signature, backgrounds, most_features),
     )
 
 
 def config_message(config: pb.ModelConfig, signature: Signature) -> pb.ModelConfig:
     """The model's configuration with the explainer's name and outputs; whole shapes, so there is no batch dimension to add."""
-    features = _features(signature)
     return pb.ModelConfig(
         name=signature.model + EXPLAINER_SUFFIX,
         platform=PLATFORM,
@@ -53,7 +51,7 @@ def config_message(config: pb.ModelConfig, signature: Signature) -> pb.ModelConf
             pb.ModelOutput(
                 name=s.name,
                 data_type=pb.TYPE_STRING if s.datatype == "BYTES" else pb.TYPE_FP64,
-                dims=_shape(s, features),
+                dims=_shape(s, signature),
             )
             for s in OUTPUTS
         ],
@@ -72,28 +70,18 @@ def index_message(index: pb.RepositoryIndexResponse) -> pb.RepositoryIndexRespon
     )
 
 
-def statistics_message(statistics: pb.ModelStatisticsResponse) -> pb.ModelStatisticsResponse:
-    """The statistics of models under the names of their explainers: what the models did, for whomever."""
-    renamed = pb.ModelStatisticsResponse()
-    renamed.CopyFrom(statistics)
-    for one in renamed.model_stats:
-        one.name += EXPLAINER_SUFFIX
-    return renamed
+def _has_fixed_width(signature: Signature) -> bool:
+    """Whether the model, and not the request, says how many features there are."""
+    return all(spec.width >= 0 for spec in signature.inputs)
 
 
-def _features(signature: Signature) -> list[str] | None:
-    """The features' names, if the model fixes how many there are."""
-    if any(spec.width < 0 for spec in signature.inputs):
-        return None
-    return list(Players.of(signature, {spec.name: spec.shape[1:] for spec in signature.inputs}).names)
-
-
-def _shape(output: OutputSpec, features: list[str] | None) -> list[int]:
-    size = {"N": -1, "M": -1 if features is None else len(features), "K": -1}
+def _shape(output: OutputSpec, signature: Signature) -> list[int]:
+    features = sum(spec.width for spec in signature.inputs) if _has_fixed_width(signature) else -1
+    size = {"N": -1, "M": features, "K": -1}
     return [size[letter] for letter in output.shape]
 
 
-def _properties(signature: Signature, backgrounds: Backgrounds, features: list[str] | None) -> dict[str, str]:
+def _properties(signature: Signature, backgrounds: Backgrounds, most_features: int) -> dict[str, str]:
     passed = {key: value for key, value in signature.properties.items() if key == CLASSES or key.startswith(COLUMNS)}
     told = {
         **passed,
@@ -104,11 +92,11 @@ def _properties(signature: Signature, backgrounds: Backgrounds, features: list[s
     try:
         signature.check_rows()
         told["infermesh.output"] = signature.output().name
-        if features is None:
+        if not _has_fixed_width(signature):
             told["infermesh.background"] = backgrounds.default(signature.model)
         else:
-            told["infermesh.features"] = json.dumps(features)
             row_shapes = {spec.name: spec.shape[1:] for spec in signature.inputs}
+            told["infermesh.features"] = json.dumps(Players.of(signature, row_shapes, most_features).names)
             background = backgrounds.find(signature, row_shapes)
             told["infermesh.background"] = background.name
             told["infermesh.background.rows"] = str(len(background))

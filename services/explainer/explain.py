@@ -6,15 +6,20 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
 
 from infermesh.call import Call
-from infermesh.errors import DeadlineExceeded, FailedPrecondition, ResourceExhausted, Unavailable, quoted
+from infermesh.errors import DeadlineExceeded, InvalidRequest, ResourceExhausted, Unavailable, quoted
 from infermesh.protocol import open_inference_pb2 as pb
 from infermesh.service import InferenceService
-from infermesh.tensors import Array
+from infermesh.tensors import Array, read_inputs, uses_raw
 from services.explainer.answer import Explanation, answer_bytes
 from services.explainer.ask import Ask
 from services.explainer.backgrounds import Backgrounds
+from services.explainer.classes import ALL, Classes
 from services.explainer.config import ExplainerConfig
 from services.explainer.estimate import Estimate, Floats
 from services.explainer.exact import exact
@@ -28,6 +33,10 @@ from services.explainer.threads import Threads
 from services.explainer.value import Value
 
 __all__ = ["Explain", "Observe"]
+
+MOST_DIMENSIONS = 32  # a tensor of more is refused before it is read, and their product could take seconds
+READ_ELEMENTS = 10  # what reading one by one costs, in elements of arithmetic
+NAME_ELEMENTS = 10  # and making names
 
 Observe = Callable[[str, str, int, int], None]  # model, method, ModelInfers, rows
 
@@ -61,6 +70,19 @@ class Explain:
             model, await self._backend.metadata(pb.ModelMetadataRequest(name=model, version=version), call)
         )
 
+    async def read(self, request: pb.ModelInferRequest) -> Mapping[str, Array]:
+        """The inputs of a request, as `read_inputs` reads them, of no more rows than allowed: that is seen by their shapes, since
+        elements may have to be read one by one. Many of those are read in a thread."""
+        most = self._config.limits.rows
+        for tensor in request.inputs:
+            if tensor.shape and tensor.shape[0] > most:
+                raise InvalidRequest(
+                    f"model {quoted(request.model_name)}: input {quoted(tensor.name)}: expected at most {most} rows to explain, "
+                    f"got {tensor.shape[0]}",
+                    reason="TOO_MANY_ROWS",
+                )
+        return await self._threads.run(READ_ELEMENTS * _read_singly(request), read_inputs, request)
+
     async def __call__(
         self,
         request: pb.ModelInferRequest,
@@ -75,11 +97,12 @@ class Explain:
         signature.check_rows()
         output = signature.output(parameters.output)
         row_shapes = {name: array.shape[1:] for name, array in arrays.items()}
-        players = Players.of(signature, row_shapes)
-        self._check_players(signature, len(players))
+        players = Players.of(signature, row_shapes, self._config.limits.features)
         background = self._backgrounds.find(signature, row_shapes, parameters.background)
         rows = len(arrays[signature.inputs[0].name])
         chosen = choose(request, parameters, len(players), rows, len(background), self._config.methods)
+        if parameters.classes == ALL and output.width >= 0:
+            self._check_answer(request, rows, len(players), output.width)  # before anybody works for it
         table = await self._threads.run(
             rows * len(players), MaskedRows, signature.inputs, players, background.arrays, arrays
         )
@@ -93,18 +116,21 @@ class Explain:
             self._in_flight,
             self._threads,
             call,
+            self._config.backend,
         )
         value = Value(table, background.weights, ask, self._threads)
         try:
             base, predictions = await value.ends()
             signature = await self._answering(signature, request.model_version, ask.version, call)
-            players = Players.of(signature, row_shapes)
-            classes = _classes(signature, output, ask.width)
-            columns = parameters.classes.pick(classes, predictions, partial(wrong, request, "classes"))
+            players = Players.of(signature, row_shapes, self._config.limits.features)
+            if parameters.classes == ALL:  # before each column gets a name
+                self._check_answer(request, rows, len(players), ask.width)
+            classes, columns = await self._threads.run(
+                NAME_ELEMENTS * ask.width, _picked, request, signature, output, parameters.classes, predictions
+            )
             if columns is not None:
                 ask.columns = columns
                 base, predictions = base[columns], predictions[:, columns]
-                classes = [classes[column] for column in columns]
             self._check_answer(request, rows, len(players), len(classes))
             if chosen.method == "exact":
                 estimate = await exact(value, base, predictions, len(players), self._threads)
@@ -169,14 +195,6 @@ class Explain:
             )
         return other
 
-    def _check_players(self, signature: Signature, players: int) -> None:
-        if not 1 <= players <= self._config.limits.features:
-            raise FailedPrecondition(
-                f"model {quoted(signature.model)}: expected 1 to {self._config.limits.features} features to tell apart, its "
-                f"inputs have {players} columns",
-                reason="NOT_EXPLAINABLE",
-            )
-
     def _check_answer(self, request: pb.ModelInferRequest, rows: int, features: int, classes: int) -> None:
         size, limit = answer_bytes(rows, features, classes), self._config.server.max_message
         if size > limit:
@@ -185,6 +203,21 @@ class Explain:
                 f"would have {size >> 20} MiB, the limit is {limit >> 20} MiB; ask for fewer rows or classes",
                 reason="ANSWER_TOO_LARGE",
             )
+
+
+def _read_singly(request: pb.ModelInferRequest) -> int:
+    """At most how many elements of a request become Python objects; raw numbers are viewed as they are."""
+    raw = uses_raw(request)
+    return sum(max(0, prod(t.shape[:MOST_DIMENSIONS])) for t in request.inputs if not raw or t.datatype == "BYTES")
+
+
+def _picked(
+    request: pb.ModelInferRequest, signature: Signature, output: TensorSpec, classes: Classes, predictions: Floats
+) -> tuple[list[str], NDArray[np.intp] | None]:
+    """The names of the classes that are explained, and their columns; None: all."""
+    names = _classes(signature, output, predictions.shape[1])
+    columns = classes.pick(names, predictions, partial(wrong, request, "classes"))
+    return names if columns is None else [names[column] for column in columns], columns
 
 
 def _classes(signature: Signature, output: TensorSpec, width: int) -> list[str]:

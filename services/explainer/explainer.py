@@ -8,19 +8,19 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from infermesh.call import Call
-from infermesh.errors import InvalidRequest, NotFound, ResourceExhausted, Unimplemented, quoted
+from infermesh.errors import NotFound, ResourceExhausted, Unimplemented, quoted
 from infermesh.names import EXPLAINER_SUFFIX, check_model_name, explained_model
 from infermesh.parameters import check_parameters
 from infermesh.protocol import open_inference_pb2 as pb
 from infermesh.service import InferenceService, ModelRepository
-from infermesh.tensors import read_inputs
 from services.explainer.answer import requested_outputs, response_of
 from services.explainer.backgrounds import Backgrounds
 from services.explainer.config import ExplainerConfig
-from services.explainer.describe import config_message, index_message, metadata_message, statistics_message
+from services.explainer.describe import config_message, index_message, metadata_message
 from services.explainer.explain import Explain, Observe
 from services.explainer.parameters import Parameters
 from services.explainer.signature import Signature
+from services.explainer.statistics import Statistics
 
 __all__ = ["Explainer"]
 
@@ -51,24 +51,33 @@ class Explainer(InferenceService, ModelRepository):
         self._turns = asyncio.Semaphore(config.limits.concurrent)
         self._waiting = 0
         self._known: set[str] = set()
+        self._statistics = Statistics()
 
     async def infer(self, request: pb.ModelInferRequest, call: Call) -> pb.ModelInferResponse:
         began = self._clock()
         model = _model_of(request.model_name)
         signature = await self._signature(model, request.model_version, call)
-        check_parameters(request)
-        arrays = read_inputs(request)
-        rows = signature.check(request, arrays)
-        outputs = requested_outputs(request)
-        parameters = Parameters.of(request)
-        self._check_size(request, rows)
-        async with self._turn(model):
-            explanation = await self._explain(request, signature, arrays, parameters, call)
-        return response_of(request, explanation, outputs, self._clock() - began)
+        try:
+            check_parameters(request)
+            arrays = await self._explain.read(request)
+            rows = signature.check(request, arrays)
+            outputs = requested_outputs(request)
+            parameters = Parameters.of(request)
+            queued = self._clock()
+            async with self._turn(model):
+                turn = self._clock()
+                explanation = await self._explain(request, signature, arrays, parameters, call)
+        except BaseException:  # also of a caller who went away
+            asked = request.model_version if request.model_version in signature.versions else signature.newest
+            self._statistics.failed(model, asked, self._clock() - began)
+            raise
+        ended = self._clock()
+        self._statistics.answered(model, explanation.version, rows, turn - queued, ended - turn, ended - began)
+        return response_of(request, explanation, outputs, ended - began)
 
     async def metadata(self, request: pb.ModelMetadataRequest, call: Call) -> pb.ModelMetadataResponse:
         signature = await self._signature(_model_of(request.name), request.version, call)
-        return metadata_message(signature, self.backgrounds)
+        return metadata_message(signature, self.backgrounds, self._config.limits.features)
 
     async def ready(self, model: str = "", version: str = "") -> bool:
         """Without a model: true, whatever the backend does. With one: whether the backend can answer for it."""
@@ -97,10 +106,10 @@ class Explainer(InferenceService, ModelRepository):
         return pb.ModelConfigResponse(config=config_message(answer.config, signature))
 
     async def statistics(self, request: pb.ModelStatisticsRequest, call: Call) -> pb.ModelStatisticsResponse:
-        """Those of the models behind, under the names of their explainers."""
+        """What was explained of each version that the models behind have."""
         model = _model_of(request.name) if request.name else ""
         asked = pb.ModelStatisticsRequest(name=model, version=request.version)
-        return statistics_message(await self._repository.statistics(asked, call))
+        return self._statistics.message(await self._repository.statistics(asked, call))
 
     def label(self, model: str) -> str:
         """The name, if it is the explainer of a model that the backend knows; else the empty string."""
@@ -114,13 +123,6 @@ class Explainer(InferenceService, ModelRepository):
         signature = await self._explain.signature(model, version, call)
         self._known.add(model)  # bounded by the models that the backend has
         return signature
-
-    def _check_size(self, request: pb.ModelInferRequest, rows: int) -> None:
-        if rows > self._config.limits.rows:
-            raise InvalidRequest(
-                f"model {quoted(request.model_name)}: expected at most {self._config.limits.rows} rows to explain, got {rows}",
-                reason="TOO_MANY_ROWS",
-            )
 
     @asynccontextmanager
     async def _turn(self, model: str) -> AsyncIterator[None]:

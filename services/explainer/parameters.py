@@ -21,6 +21,10 @@ _OWN = frozenset(
     | {"sequence_id", "sequence_start", "sequence_end"}
 )
 
+# Names that other explainers give a meaning. Passed on to the model they would be lost without a word, and the answer
+# would not be what was asked for.
+_NOT_OFFERED = ("link", "groups")
+
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
@@ -50,6 +54,12 @@ class Parameters:
         """The parameters of a request; raises InvalidRequest for the first that is of the wrong type or out of range."""
         if not request.parameters:
             return _DEFAULT
+        for name in _NOT_OFFERED:
+            if name in request.parameters:
+                raise InvalidRequest(
+                    f"model {quoted(request.model_name)}: parameter {quoted(name)}: not offered yet; leave it out",
+                    reason="PARAMETER_INVALID",
+                )
         method = _text(request, "method", "auto")
         if method not in METHODS:
             raise wrong(request, "method", f"one of {', '.join(METHODS)}")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from infermesh.deadline import Deadline
 from infermesh.errors import DeadlineExceeded
-from services.explainer.coalitions import chain
+from services.explainer.coalitions import Masks, chain
 from services.explainer.estimate import Estimate, Floats
 from services.explainer.threads import Threads
 from services.explainer.value import Value
@@ -22,6 +22,8 @@ __all__ = ["Plan", "evaluations_of", "pairs_within", "permutation"]
 
 FIRST_ROWS = 2**14  # composite rows of the first round, about: few enough to learn soon how long a pair takes
 ROUND_VALUES = 2**22  # values of one round, in elements: 32 MiB
+ROUND_PAIRS = 256  # of small pairs: some 10 ms in a thread, which keeps the interpreter meanwhile
+PAIR_ELEMENTS = 1000  # what a pair costs besides its values, in elements of arithmetic
 PAIRS_TO_TRUST = 10  # before that many pairs a standard error is too uncertain to stop by
 
 
@@ -43,7 +45,7 @@ def evaluations_of(pairs: int, players: int) -> int:
 def pairs_within(evaluations: int, players: int) -> int:
     """The pairs that so many evaluations are enough for; 0: not for one."""
     if players == 1:
-        return evaluations  # nothing lies between none and all: pairs are free
+        return 1  # nothing lies between none and all: pairs are free, and all the same
     return max(0, evaluations - 2) // (2 * (players - 1))
 
 
@@ -65,16 +67,23 @@ async def permutation(
     permutation attributes adds up to prediction less base value, so every estimate does.
 
     All rows of a request share the permutations, drawn from the seed alone: a row gets the same answer whichever rows are
-    beside it, and however the work is cut into rounds.
+    beside it, and however the work is cut into rounds. Up to two players join in no other orders than those of one pair,
+    which then is exact and all that is done.
     """
     draw = np.random.default_rng(plan.seed)
     shape = (*predictions.shape[:1], players, *predictions.shape[1:])
     mean, squares, done = np.zeros(shape), np.zeros(shape), 0
     inner = 2 * (players - 1)
-    held = max(1, len(predictions) * inner * predictions.shape[1])
-    most = max(1, ROUND_VALUES // held)
+    held = max(1, inner * max(predictions.size, players // 8))  # values, and masks of a byte
+    most = min(ROUND_PAIRS, max(1, ROUND_VALUES // held))
     cost = max(1, value.cost(inner))
-    size = min(plan.pairs, most, max(2, FIRST_ROWS // cost) if cost <= FIRST_ROWS else 1)
+    certain = players <= 2 or not len(predictions)
+    pairs = min(plan.pairs, 1) if certain else plan.pairs
+    size = min(pairs, most, max(2, FIRST_ROWS // cost) if cost <= FIRST_ROWS else 1)
+
+    def drawn() -> tuple[list[NDArray[np.intp]], Masks]:
+        ranks = [draw.permutation(players) for _ in range(size)]
+        return ranks, np.concatenate([part for each in ranks for part in (chain(each), chain(players - 1 - each))])
 
     def add(ranks: NDArray[np.intp], values: Floats) -> None:
         """Take one pair in, by Welford's running mean and sum of squared deviations."""
@@ -87,10 +96,14 @@ async def permutation(
         mean[...] += step / done
         squares[...] += step * (sample - mean)
 
-    while done < plan.pairs and not plan.stop.expired:
+    def add_all(ranks: list[NDArray[np.intp]], values: Floats) -> None:
+        for number, each in enumerate(ranks):
+            add(each, values[:, number * inner : (number + 1) * inner])
+
+    while done < pairs and not plan.stop.expired:
+        await asyncio.sleep(0)  # small rounds are done without a thread, and a model may answer at once
         began = clock()
-        ranks = [draw.permutation(players) for _ in range(size)]
-        masks = np.concatenate([part for each in ranks for part in (chain(each), chain(players - 1 - each))])
+        ranks, masks = await threads.run(size * (PAIR_ELEMENTS // 2 + inner * players), drawn)
         left = plan.stop.remaining()
         timer = asyncio.timeout(None if left == math.inf else left)
         try:
@@ -104,13 +117,13 @@ async def permutation(
             if not done:
                 raise
             return
-        for number, each in enumerate(ranks):
-            await threads.run(4 * held, add, each, values[:, number * inner : (number + 1) * inner])
-        error = np.sqrt(squares / (done - 1) / done) if done > 1 else np.full(shape, math.inf)
+        await threads.run(size * (PAIR_ELEMENTS + 4 * values[:, :inner].size), add_all, ranks, values)
+        one = 0.0 if certain else math.inf  # a single sample can't tell
+        error = np.sqrt(squares / (done - 1) / done) if done > 1 else np.full(shape, one)
         if plan.tolerance is None:
-            converged = done == plan.pairs
+            converged = done == pairs
         else:
-            converged = done >= min(PAIRS_TO_TRUST, plan.pairs) and bool((error <= plan.tolerance).all())
+            converged = done >= min(PAIRS_TO_TRUST, pairs) and bool((error <= plan.tolerance).all())
         yield Estimate(mean.copy(), error, evaluations_of(done, players), converged)
         if converged:
             return
@@ -118,7 +131,7 @@ async def permutation(
         affordable = plan.stop.remaining() / 2 / pair_s if pair_s > 0 else math.inf
         if plan.stop.remaining() < pair_s:
             return  # another pair would be thrown away unfinished
-        size = int(max(1, min(2 * size, most, affordable, plan.pairs - done)))
+        size = int(max(1, min(2 * size, most, affordable, pairs - done)))
 
 
 def _added(ranks: NDArray[np.intp], values: Floats, base: Floats, predictions: Floats) -> Floats:

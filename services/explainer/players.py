@@ -10,6 +10,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
+from infermesh.errors import FailedPrecondition, quoted
 from services.explainer.signature import COLUMNS, Signature, TensorSpec
 
 __all__ = ["Players"]
@@ -30,9 +31,18 @@ class Players:
         return len(self.names)
 
     @classmethod
-    def of(cls, signature: Signature, row_shapes: Mapping[str, tuple[int, ...]]) -> Players:
+    def of(cls, signature: Signature, row_shapes: Mapping[str, tuple[int, ...]], most: int) -> Players:
         """One player per column. A single column is named by its input, others by the model's property
-        `infermesh.columns.<input>`, or `<input>[i]` without one; a name that comes twice is written `<input>.<name>`."""
+        `infermesh.columns.<input>`, or `<input>[i]` without one; a name that comes twice is written `<input>.<name>`.
+
+        Raises FailedPrecondition for none and for more than `most`, before any of them costs anything.
+        """
+        count = sum(prod(row_shapes[spec.name]) for spec in signature.inputs)
+        if not 1 <= count <= most:
+            raise FailedPrecondition(
+                f"model {quoted(signature.model)}: expected 1 to {most} features to tell apart, its inputs have {count} columns",
+                reason="NOT_EXPLAINABLE",
+            )
         named: list[tuple[str, str]] = []
         of_column: dict[str, NDArray[np.intp]] = {}
         for spec in signature.inputs:

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from infermesh.config import parse
-from infermesh.filters import Measured, Retry, RetryBudget, Traced, WithinDeadline
+from infermesh.filters import Logged, Measured, Retry, RetryBudget, Traced, WithinDeadline
 from infermesh.runtime import Telemetry
 from infermesh.service import Filter, Stack, stack
 from infermesh.transport import RemoteService
@@ -36,11 +36,13 @@ async def build(config: GatewayConfig, telemetry: Telemetry) -> AsyncIterator[St
     async with AsyncExitStack() as resources:
         backends = _backends(config, metrics, resources)
         routes = await _routes(config, backends, metrics, resources)
+        logged = Logged()
         yield stack(
             *([Traced(telemetry.tracing.span)] if telemetry.tracing.enabled else []),  # its span holds everything below
             Measured(telemetry.metrics.request, routes.label),  # above the policies: what they refuse is counted
-            *await _authenticate(config, metrics, resources),  # before the rate limit, which counts per caller
-            *_rate_limit(config, metrics),  # before any work is done for the call
+            logged,  # above what names the caller, so that the line about a refusal has the name
+            *await _authenticate(config, metrics, logged, resources),  # before the rate limit, which counts per caller
+            *_rate_limit(config, metrics, logged),  # before any work is done for the call
             WithinDeadline(config.deadline.default, config.deadline.maximum),  # every call below has an end
             service=routes,
         )
@@ -72,7 +74,9 @@ async def _routes(
     return table
 
 
-async def _authenticate(config: GatewayConfig, metrics: GatewayMetrics, resources: AsyncExitStack) -> list[Filter]:
+async def _authenticate(
+    config: GatewayConfig, metrics: GatewayMetrics, logged: Logged, resources: AsyncExitStack
+) -> list[Filter]:
     def read(file: Path) -> KeysFile:
         return parse(KeysFile, file)
 
@@ -81,11 +85,18 @@ async def _authenticate(config: GatewayConfig, metrics: GatewayMetrics, resource
     keys = KeyRing(config.keys_file())
     watch = followed(config.auth.keys, read, keys.swap, metrics.file("keys"), every_s=config.look_every)
     await resources.enter_async_context(watch)
-    enforce = config.auth.mode == "enforce"
-    return [Authenticate(keys=keys, enforce=enforce, observe=metrics.refusal(config.auth.mode))]
+    return [
+        Authenticate(
+            keys=keys,
+            enforce=config.auth.mode == "enforce",
+            observe=metrics.refusal(config.auth.mode),
+            observe_dropped=metrics.variant_dropped(config.auth.mode),
+            tell=logged.not_admitted,
+        )
+    ]
 
 
-def _rate_limit(config: GatewayConfig, metrics: GatewayMetrics) -> list[Filter]:
+def _rate_limit(config: GatewayConfig, metrics: GatewayMetrics, logged: Logged) -> list[Filter]:
     limit = config.rate_limit
     if limit.mode == "off":
         return []
@@ -95,6 +106,7 @@ def _rate_limit(config: GatewayConfig, metrics: GatewayMetrics) -> list[Filter]:
             callers={name: Limit.of(each.rate, each.burst) for name, each in limit.callers.items()},
             enforce=limit.mode == "enforce",
             observe=metrics.rate_limited(limit.mode),
+            tell=logged.not_admitted,
             limits=Gcra(limit.max_callers),
         )
     ]

@@ -36,6 +36,7 @@ class RateLimitConfig(LimitConfig):
     """How often callers may call one replica of the gateway."""
 
     mode: Mode = "enforce"
+    """`observe` lets all calls pass and counts those that are past their caller's limit."""
     rate: float = Field(200, gt=0, le=1e9)
     """Calls a second of one caller, in the long run; every RPC and every message of a stream is one."""
     burst: int = Field(400, ge=1, le=10**9)

@@ -22,6 +22,7 @@ class GatewayMetrics:
     | `infermesh_gateway_sticky_misses_total` | service, model | calls without a sticky key |
     | `infermesh_gateway_shadow_total` | service, model, shadow, outcome | copies of calls (below) |
     | `infermesh_gateway_auth_refusals_total` | service, reason, mode | refused (`enforce`), or would be (`observe`) |
+    | `infermesh_gateway_variants_dropped_total` | service, mode | wishes for a variant without the scope, dropped or observed |
     | `infermesh_gateway_rate_limited_total` | service, caller, mode | calls past their caller's rate, refused or observed |
     | `infermesh_gateway_retries_total` | service, backend, outcome | `retried`, or why not: `no_budget`, `no_time` |
     | `infermesh_gateway_file_generation` | service, file | how many times `routes` or `keys` were taken over |
@@ -39,6 +40,7 @@ class GatewayMetrics:
         self._misses = counter("infermesh_gateway_sticky_misses_total", "Calls without a sticky key.", "model")
         self._shadow = counter("infermesh_gateway_shadow_total", "Shadow copies.", "model", "shadow", "outcome")
         self._auth = counter("infermesh_gateway_auth_refusals_total", "Authentication refusals.", "reason", "mode")
+        self._dropped = counter("infermesh_gateway_variants_dropped_total", "Wishes without the scope.", "mode")
         self._limited = counter("infermesh_gateway_rate_limited_total", "Calls past a rate.", "caller", "mode")
         self._retries = counter("infermesh_gateway_retries_total", "Retries.", "backend", "outcome")
         self._generation = gauge("infermesh_gateway_file_generation", "Times that the file was taken over.", "file")
@@ -62,6 +64,10 @@ class GatewayMetrics:
     def refusal(self, mode: str) -> Callable[[str], None]:
         """What counts a refusal of authentication by its reason."""
         return lambda reason: self._auth.labels(self._service, reason, mode).inc()
+
+    def variant_dropped(self, mode: str) -> Count:
+        """What counts a wish for a variant from a caller without the scope."""
+        return self._dropped.labels(self._service, mode).inc
 
     def rate_limited(self, mode: str) -> Callable[[str], None]:
         """What counts a call past its caller's rate."""

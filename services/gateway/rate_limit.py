@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from infermesh.call import Call
-from infermesh.errors import ResourceExhausted, quoted
+from infermesh.errors import MeshError, ResourceExhausted, quoted
 from infermesh.service import Filter
 from services.gateway.gcra import Gcra, Limit
 
@@ -25,6 +25,7 @@ class RateLimit(Filter):
     callers: Mapping[str, Limit] = field(default_factory=dict)  # those who have one of their own
     enforce: bool = True
     observe: Callable[[str], None]  # the name of a caller who is past its rate; empty: not known by name
+    tell: Callable[[str, str, Call, MeshError], None] = lambda rpc, model, call, error: None  # for the log
     limits: Gcra = field(default_factory=Gcra)
 
     async def admit(self, rpc: str, model: str, version: str, call: Call) -> None:
@@ -33,12 +34,14 @@ class RateLimit(Filter):
         if wait_s:
             self.observe(name)
             if self.enforce:
-                raise ResourceExhausted(
+                refusal = ResourceExhausted(
                     f"{rpc}: the caller {quoted(name)} is past its rate; come back in {wait_s:.3f} s",
                     reason="RATE_LIMITED",
                     rejected=True,
                     retry_after_s=wait_s,
                 )
+                self.tell(rpc, model, call, refusal)
+                raise refusal
 
     def __repr__(self) -> str:
         return f"RateLimit({1e9 / self.default.interval_ns:g}/s{'' if self.enforce else ', observe'})"

@@ -77,6 +77,7 @@ class VariantConfig(TargetConfig):
     """One alternative behind a route."""
 
     name: str = Field(pattern=NAME)
+    """Name in answers (`infermesh_variant`), metadata, logs and metrics."""
     weight: float = Field(ge=0, lt=math.inf)
     """Share of the split, relative to the other weights; 0: only for who asks for its version, or for it by name."""
 
@@ -118,6 +119,7 @@ class RouteConfig(Model):
     sticky: StickyConfig | None = None
     """What keeps a caller, card or patient on one variant; left out: nothing does."""
     shadows: list[ShadowConfig] = []
+    """Candidates that get copies of some calls; left out: none."""
     explanations: ExplanationsConfig | None = None
     """Another backend for explanations; left out: the variant's own."""
 
@@ -178,6 +180,7 @@ class RoutesFile(Model):
     """Every route of the gateway; a model without one is NOT_FOUND."""
 
     routes: list[RouteConfig] = Field(min_length=1)
+    """One for each model, or for all whose names begin alike; their order does not matter."""
 
     @model_validator(mode="after")
     def _distinct(self) -> RoutesFile:

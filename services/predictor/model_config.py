@@ -14,7 +14,7 @@ FILE = "config.yaml"
 
 
 class ModelFile(Model):
-    """`<model>/config.yaml`; what it leaves out is as the predictor is configured."""
+    """Settings of one model; what the file leaves out is as the predictor is configured, whatever default is named here."""
 
     execution: ExecutionConfig = ExecutionConfig()
 

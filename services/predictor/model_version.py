@@ -50,6 +50,10 @@ _LEVELS = {
 }
 
 
+_REFUSED = (ort.capi.onnxruntime_pybind11_state.InvalidArgument,)
+_FAILED = (ort.capi.onnxruntime_pybind11_state.Fail, ort.capi.onnxruntime_pybind11_state.RuntimeException)
+
+
 class LoadFailed(Exception):
     """A version that can't be loaded; the text is the reason in the index."""
 
@@ -90,12 +94,13 @@ class ModelVersion:
         self._fixed = {s.name: tuple((axis, d) for axis, d in enumerate(s.shape) if d >= 0) for s in self.inputs}
         self._output_names = [spec.name for spec in self.outputs]
         self._output_by_name = {spec.name: spec for spec in self.outputs}
+        _check_together(self.inputs, self.outputs)
         self._needs_ort_value = any(spec.datatype in NEEDS_ORT_VALUE for spec in (*self.inputs, *self.outputs))
         self._strings = [spec.name for spec in self.inputs if spec.datatype == "BYTES"]
         self._threads = Threads(f"model {quoted(model)} version {version}", config.instances, config.max_queue)
         self._slow = 0
         self._inline_below_s = config.inline_below
-        self._inline_elements = self._warm_up(path)
+        self._inline_sizes = self._warm_up(path)
 
     @property
     def instances(self) -> int:
@@ -110,7 +115,7 @@ class ModelVersion:
     @property
     def runs_inline(self) -> bool:
         """Whether small requests run on the event loop."""
-        return self._inline_elements > 0
+        return self._inline_sizes is not None
 
     def check(self, arrays: dict[str, Array]) -> None:
         """Raise InvalidRequest unless the arrays are exactly the model's inputs, in datatype, rank and fixed dimensions.
@@ -161,11 +166,14 @@ class ModelVersion:
                 )
         return asked
 
-    async def run(self, arrays: dict[str, Array], outputs: list[str], call: Call) -> list[tuple[str, str, Array]]:
-        """The outputs as (name, datatype, array). Cancelling drops the run, or ends it if it has begun in a thread."""
+    def to_strings(self, arrays: dict[str, Array]) -> None:
+        """Put the strings that ONNX Runtime takes in the place of BYTES arrays, before `run`; raises InvalidRequest."""
         for name in self._strings:
             arrays[name] = strings_from_bytes(arrays[name], self._where(name))
-        if self._inline_elements and self._fits_inline(arrays):
+
+    async def run(self, arrays: dict[str, Array], outputs: list[str], call: Call) -> list[tuple[str, str, Array]]:
+        """The outputs as (name, datatype, array). Cancelling drops the run, or ends it if it has begun in a thread."""
+        if self._inline_sizes is not None and self._fits_inline(arrays, self._inline_sizes):
             suspected = self._slow > 0
             cpu = time.thread_time() if suspected else 0.0
             started = time.perf_counter()
@@ -192,12 +200,11 @@ class ModelVersion:
             return
         self._slow += SLOW_RUN
         if self._slow > SLOW_ACCOUNT:
-            self._inline_elements = 0  # what the warm-up said is not true for these inputs: leave the loop
+            self._inline_sizes = None  # what the warm-up said is not true for these inputs: leave the loop
 
-    def _fits_inline(self, arrays: dict[str, Array]) -> bool:
-        most = self._inline_elements
-        for array in arrays.values():
-            if array.size > most:
+    def _fits_inline(self, arrays: dict[str, Array], sizes: dict[str, int]) -> bool:
+        for name, array in arrays.items():
+            if array.size > sizes[name]:
                 return False
         characters = sum(len(text) for name in self._strings for text in arrays[name].ravel().tolist())
         return characters <= MAX_INLINE_CHARACTERS
@@ -210,19 +217,32 @@ class ModelVersion:
                 results: list[Array] = self._session.run(outputs, arrays, options)
                 return results
             feed = {name: to_ort_value(array, self._by_name[name].datatype) for name, array in arrays.items()}
+            if self._strings:  # `run` takes them beside OrtValues, and then no output is BF16 (`_check_together`)
+                mixed: list[Array] = self._session.run(outputs, feed, options)
+                return mixed
             values = self._session.run_with_ort_values(outputs, feed, options)
             return [from_ort_value(v, self._output_by_name[n].datatype) for n, v in zip(outputs, values, strict=True)]
         except Exception as error:  # ONNX Runtime raises a class per cause, of no common base
             if options is not None and options.terminate:
                 raise Unavailable(f"model {quoted(self.model)}: its run was ended, the predictor stops") from None
-            raise self._run_failed(error) from None
+            raise self._run_failed(error, arrays) from None
 
-    def _run_failed(self, error: Exception) -> InvalidRequest | Internal:
+    def _run_failed(self, error: Exception, arrays: dict[str, Array]) -> InvalidRequest | Internal:
         text = " ".join(str(error).split())
         where = f"model {quoted(self.model)} version {self.version}"
-        if isinstance(error, ort.capi.onnxruntime_pybind11_state.InvalidArgument):
+        refused = isinstance(error, _REFUSED) or (isinstance(error, _FAILED) and self._has_new_shape(arrays))
+        if refused:
             return InvalidRequest(f"{where}: the model refused its input: {quoted(text, 300)}", reason="MODEL_REFUSED")
         return Internal(f"{where}: the model failed on this input: {text}", reason="MODEL_FAILED")
+
+    def _has_new_shape(self, arrays: dict[str, Array]) -> bool:
+        """Whether a free dimension past the first, which is the number of rows, is not what it was in the warm-up: the signature
+        allows any size there, and the graph may not."""
+        return any(
+            spec.shape[axis] < 0 and arrays[spec.name].shape[axis] != 1
+            for spec in self.inputs
+            for axis in range(1, len(spec.shape))
+        )
 
     def _refuse_shape(self, name: str, shape: tuple[int, ...]) -> NoReturn:
         spec = self._by_name[name]
@@ -244,14 +264,14 @@ class ModelVersion:
     def _where(self, name: str) -> str:
         return f"model {quoted(self.model)}: input {quoted(name)}"
 
-    def _warm_up(self, path: Path) -> int:
-        """Run on ones, in the smallest shapes; returns how many elements an input may have to run inline, 0: none may.
+    def _warm_up(self, path: Path) -> dict[str, int] | None:
+        """Run on ones, in the smallest shapes; returns how many elements each input may have to run inline, None: never.
 
         A model that fails on made-up input is loaded all the same: only its own callers know what is valid.
         """
         arrays = {s.name: _ones(s) for s in self.inputs}
         if sum(a.size for a in arrays.values()) > MAX_WARM_UP_ELEMENTS:
-            return 0
+            return None
         times: list[float] = []
         end = time.perf_counter() + WARM_UP_SECONDS
         try:
@@ -260,11 +280,11 @@ class ModelVersion:
                 self._compute(arrays, self._output_names)
                 times.append(time.perf_counter() - started)
         except (InvalidRequest, Internal):
-            return 0
+            return None
         if len(times) < WARM_UP_RUNS or _BY_VALUE.search(path.read_bytes()):
-            return 0
+            return None
         tail = sorted(times)[-2]  # the first, cold run is the slowest of fifty, and not what p99 is about
-        return max((a.size for a in arrays.values()), default=1) if tail < self._config.inline_below else 0
+        return {name: a.size for name, a in arrays.items()} if tail < self._config.inline_below else None
 
 
 def cpu_quota() -> int:
@@ -295,6 +315,18 @@ def _specs(nodes: Sequence[Any], kind: str) -> tuple[TensorSpec, ...]:
         shape = tuple(d if isinstance(d, int) and d >= 0 else -1 for d in node.shape)
         specs.append(TensorSpec(node.name, DATATYPE_OF[node.type], shape))
     return tuple(specs)
+
+
+def _check_together(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
+    """Raise LoadFailed for a signature that would fail on every call: ONNX Runtime's `run` has no array for a BF16 output, and
+    `run_with_ort_values`, which has, can't be given strings (an OrtValue of strings can't be made in Python, 1.32)."""
+    string = next((spec.name for spec in inputs if spec.datatype == "BYTES"), None)
+    bf16 = next((spec.name for spec in outputs if spec.datatype == "BF16"), None)
+    if string is not None and bf16 is not None:
+        raise LoadFailed(
+            f"input {string} is a string and output {bf16} is bfloat16: the Python interface of ONNX Runtime can't do both "
+            "in one run"
+        )
 
 
 def _shared_dimensions(nodes: Sequence[Any]) -> list[tuple[str, tuple[str, int], list[tuple[str, int]]]]:

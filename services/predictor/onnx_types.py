@@ -38,10 +38,11 @@ _ONNX_BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
 
 
 def to_ort_value(array: Array, datatype: str) -> Any:
-    """An OrtValue over the array's memory; the array is to outlive the run. BF16 is a uint16 array of the same bits."""
+    """An OrtValue over the array's memory, which is to outlive the run; strings stay an array, there is no OrtValue of them in
+    Python. BF16 is a uint16 array of the same bits."""
     if datatype == "BF16":
         return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(np.ascontiguousarray(array), _ONNX_BFLOAT16)
-    return ort.OrtValue.ortvalue_from_numpy(array)
+    return array if datatype == "BYTES" else ort.OrtValue.ortvalue_from_numpy(array)
 
 
 def from_ort_value(value: Any, datatype: str) -> Array:

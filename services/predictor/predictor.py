@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from math import prod
+from typing import Any, TypeVar
 
 from infermesh.call import Call
 from infermesh.names import check_model_name
 from infermesh.parameters import check_parameters
 from infermesh.protocol import open_inference_pb2 as pb
 from infermesh.service import InferenceService, ModelRepository
-from infermesh.tensors import add_outputs, read_inputs, uses_raw
+from infermesh.tensors import MAX_RANK, Array, add_outputs, read_inputs, uses_raw
 from services.predictor.describe import config_message, metadata_message
+from services.predictor.model_version import ModelVersion
 from services.predictor.repository import Repository
 
 __all__ = ["Predictor"]
+
+MANY_ELEMENTS = 4096  # that are taken apart one by one: about a millisecond
+
+R = TypeVar("R")
 
 
 class Predictor(InferenceService, ModelRepository):
@@ -21,24 +31,28 @@ class Predictor(InferenceService, ModelRepository):
 
     def __init__(self, repository: Repository) -> None:
         self.repository = repository
+        self._aside = ThreadPoolExecutor(1, thread_name_prefix="strings")  # more would only take the GIL from the loop
 
     async def infer(self, request: pb.ModelInferRequest, call: Call) -> pb.ModelInferResponse:
         version = self.repository.resolve(request.model_name, request.model_version)
         started = time.perf_counter()
         try:
             check_parameters(request)
-            arrays = read_inputs(request)
-            version.check_datatypes(request.inputs)
-            version.check(arrays)
+            if _is_read_slowly(request):
+                arrays, outputs = await self._in_thread(_read, version, request)
+            else:
+                arrays, outputs = _read(version, request)
             rows = next((len(a) for a in arrays.values() if a.ndim), 1)
-            outputs = version.requested([o.name for o in request.outputs] if request.outputs else ())
             read = time.perf_counter()
             values = await version.run(arrays, outputs, call)
             ran = time.perf_counter()
             response = pb.ModelInferResponse(
                 model_name=request.model_name, model_version=version.version_text, id=request.id
             )
-            add_outputs(response, values, raw=uses_raw(request))
+            if any(datatype == "BYTES" and array.size > MANY_ELEMENTS for _, datatype, array in values):
+                await self._in_thread(_write, response, values, uses_raw(request))
+            else:
+                _write(response, values, uses_raw(request))
         except BaseException:
             version.statistics.failed(time.perf_counter() - started)
             raise
@@ -74,5 +88,29 @@ class Predictor(InferenceService, ModelRepository):
         versions = self.repository.loaded(request.name, request.version)
         return pb.ModelStatisticsResponse(model_stats=[v.statistics.message(v.model, v.version_text) for v in versions])
 
+    async def _in_thread(self, work: Callable[..., R], *arguments: Any) -> R:
+        return await asyncio.get_running_loop().run_in_executor(self._aside, work, *arguments)
+
     def __repr__(self) -> str:
         return f"Predictor({self.repository.root})"
+
+
+def _is_read_slowly(request: pb.ModelInferRequest) -> bool:
+    """Whether reading takes so long that the loop should do something else: strings are taken apart one by one."""
+    return any(
+        tensor.datatype == "BYTES" and len(tensor.shape) <= MAX_RANK and prod(tensor.shape) > MANY_ELEMENTS
+        for tensor in request.inputs
+    )
+
+
+def _read(version: ModelVersion, request: pb.ModelInferRequest) -> tuple[dict[str, Array], list[str]]:
+    arrays = read_inputs(request)
+    version.check_datatypes(request.inputs)
+    version.check(arrays)
+    outputs = version.requested([o.name for o in request.outputs] if request.outputs else ())
+    version.to_strings(arrays)
+    return arrays, outputs
+
+
+def _write(response: pb.ModelInferResponse, values: list[tuple[str, str, Array]], raw: bool) -> None:
+    add_outputs(response, values, raw=raw)

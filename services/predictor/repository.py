@@ -53,6 +53,8 @@ class Repository:
         self._execution = execution
         self._models: dict[str, _Model] = {}
         self._tried = False
+        self._failed_at_start: set[str] = set()
+        self._sizes: tuple[tuple[str, str, int], ...] = ()
         self._loading: dict[str, asyncio.Lock] = {}
         self._threads = ThreadPoolExecutor(
             cpu_quota(), thread_name_prefix="load"
@@ -60,8 +62,14 @@ class Repository:
 
     @property
     def ready(self) -> bool:
-        """Whether the start-up set has been tried; under strict readiness also whether all of it is loaded."""
-        return self._tried and not (self._config.strict_readiness and self._has_failures())
+        """Whether the start-up set has been tried; under strict readiness also whether all of it was loaded,
+        then or later. What becomes of a model after that takes nobody out: its own readiness tells of it."""
+        return self._tried and not (self._config.strict_readiness and self._failed_at_start)
+
+    @property
+    def sizes(self) -> tuple[tuple[str, str, int], ...]:
+        """Model, version and file size of what is loaded: whole at any moment, so that other threads may ask."""
+        return self._sizes
 
     def label(self, model: str) -> str:
         """The model's name if there is such a model, else the empty string."""
@@ -76,7 +84,8 @@ class Repository:
             if self._config.models is not None
             else sorted(p.name for p in self.root.iterdir() if _is_model(p))
         )
-        await asyncio.gather(*(self._load(name) for name in names))
+        entries = await asyncio.gather(*(self._load(name) for name in names))
+        self._failed_at_start = {name for name, entry in zip(names, entries, strict=True) if entry.reasons}
         self._tried = True
 
     async def load(self, model: str) -> None:
@@ -101,6 +110,7 @@ class Repository:
                 version.close()
                 entry.reasons[version.version_text] = UNLOADED
             entry.loaded.clear()
+            self._loaded_changed()
 
     def resolve(self, model: str, version: str) -> ModelVersion:
         """The version that is to answer: the one named, or the newest. Raises what section 3 of the protocol says."""
@@ -113,8 +123,10 @@ class Repository:
                 raise self._not_ready(model, entry)
             return next(reversed(entry.loaded.values()))
         check_version(model, version)
-        found = entry.loaded.get(int(version))
+        number = int(version)
+        found = entry.loaded.get(number)
         if found is None:
+            version = str(number)  # the index has one spelling for one version
             if version in entry.reasons or version in entry.loading:
                 raise self._not_ready(model, entry, version)
             has = ", ".join(str(v) for v in entry.loaded)[:128]
@@ -163,6 +175,7 @@ class Repository:
         for version in self.loaded():
             version.close(end_runs=True)
         self._models.clear()
+        self._loaded_changed()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def collector(self, service: str) -> Collector:
@@ -189,9 +202,12 @@ class Repository:
                         "model version not loaded", extra={"model": model, "version": path.name, "reason": str(result)}
                     )
             old, entry.reasons = entry.loaded, reasons
+            if not reasons:
+                self._failed_at_start.discard(model)
             # Its new file is bad: the old one serves on.
             kept = {n: v for n, v in old.items() if n not in fresh and str(n) in reasons}
             entry.loaded = dict(sorted({**kept, **fresh}.items()))
+            self._loaded_changed()
             for number, version in old.items():
                 if number not in kept:
                     version.close()
@@ -219,12 +235,12 @@ class Repository:
             )
         return result
 
+    def _loaded_changed(self) -> None:
+        self._sizes = tuple((v.model, v.version_text, v.size_bytes) for v in self.loaded())
+
     def _one_at_a_time(self, model: str) -> asyncio.Lock:
         """Two reloads of a model must not race, nor a load and an unload."""
         return self._loading.setdefault(model, asyncio.Lock())
-
-    def _has_failures(self) -> bool:
-        return any(reason != UNLOADED for entry in self._models.values() for reason in entry.reasons.values())
 
     def _folder(self, model: str) -> Path:
         if "/" in model or "\\" in model or model.startswith("."):
@@ -251,6 +267,8 @@ def _version_folders(model: Path) -> list[Path]:
 
 
 class _Collector(Collector):
+    """Runs in the thread of whoever scrapes, so it reads nothing that the event loop changes."""
+
     def __init__(self, repository: Repository, service: str) -> None:
         self._repository = repository
         self._service = service
@@ -259,6 +277,6 @@ class _Collector(Collector):
         size = GaugeMetricFamily(
             "infermesh_model_file_bytes", "Size of a loaded model's file.", labels=["service", "model", "version"]
         )
-        for version in self._repository.loaded():
-            size.add_metric([self._service, version.model, version.version_text], version.size_bytes)
+        for model, version, size_bytes in self._repository.sizes:
+            size.add_metric([self._service, model, version], size_bytes)
         yield size

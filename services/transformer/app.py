@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from infermesh.filters import Measured, Traced, WithinDeadline
 from infermesh.names import EXPLAINER_SUFFIX
@@ -20,6 +21,8 @@ from services.transformer.plan import JoinPlan
 from services.transformer.store import FeatureStore
 
 __all__ = ["build", "plans_of"]
+
+_log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
@@ -73,6 +76,8 @@ def plans_of(config: TransformerConfig, metrics: FeatureMetrics) -> dict[str, Jo
 
 
 async def _end(task: asyncio.Future[None]) -> None:
+    """Cancel and wait; what the task has failed with is logged and ends nothing else."""
     task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
+    await asyncio.wait({task})
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("background work had failed", exc_info=error)

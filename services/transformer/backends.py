@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from typing import Protocol, TypeVar
 
 from infermesh.call import Call
+from infermesh.errors import NotFound
 from infermesh.merge import all_of, any_of, merged_index, merged_statistics
 from infermesh.names import check_model_name, explained_model
 from infermesh.protocol import open_inference_pb2 as pb
@@ -71,8 +73,23 @@ class Backends(InferenceService, ModelRepository):
         return await self._route(request.name, call.variant).metadata(request, call)
 
     async def ready(self, model: str = "", version: str = "") -> bool:
-        """The transformer is ready when it is built, whatever its backends do; a model is when its backend says so."""
-        return await self._route(model, "").ready(model, version) if model else True
+        """The transformer is ready when it is built, whatever its backends do; a model is when one of its backends says so.
+
+        Raises NotFound when none of those that may answer for the model has it.
+        """
+        if not model:
+            return True
+        targets = self._distinct(self._names_for(model))
+        said = await asyncio.gather(*(each.ready(model, version) for each in targets), return_exceptions=True)
+        if True in said:
+            return True
+        failed = [each for each in said if isinstance(each, BaseException)]
+        for error in failed:
+            if not isinstance(error, NotFound):
+                raise error
+        if len(failed) == len(said):
+            raise failed[0]
+        return False
 
     async def index(self, request: pb.RepositoryIndexRequest, call: Call) -> pb.RepositoryIndexResponse:
         return merged_index(await any_of(each.index(request, call) for each in self._distinct(self._backends)))

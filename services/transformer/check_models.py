@@ -29,7 +29,10 @@ async def watch_models(plans: Mapping[str, JoinPlan], backends: Backends, tell: 
     """Check all models now and then, until cancelled. `tell(model, faults)` gets every result; a new fault is logged."""
     known: dict[str, list[str]] = {}
     while True:
-        await check_models(plans, backends, tell, known)
+        try:
+            await check_models(plans, backends, tell, known)
+        except Exception:  # the next look may succeed
+            _log.exception("checking the models failed")
         await asyncio.sleep(LATER_S if len(known) == len(plans) else FIRST_S)
 
 

@@ -33,8 +33,8 @@ class RedisConfig(Model):
     """Failures in a row after which Redis is not asked until a probe succeeds."""
     probe_every: Duration = "500ms"  # type: ignore[assignment]
     """How often Redis is asked whether it is there."""
-    max_entities: int = Field(100_000, ge=1)
-    """Entities of one request at most; more are refused with RESOURCE_EXHAUSTED."""
+    max_entities: int = Field(10_000, ge=1)
+    """Entities of one request at most; more are refused with RESOURCE_EXHAUSTED, since they would not come within `timeout`."""
 
     @field_validator("url")
     @classmethod
@@ -52,6 +52,7 @@ class RouteConfig(Model):
     variant: str = ""
     """Only calls that the gateway sent to this variant; left out: all."""
     backend: str
+    """Backend that is asked, by its name in `backends`."""
 
     def fits(self, model: str) -> bool:
         """Whether the route is about this model."""

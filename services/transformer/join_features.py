@@ -7,7 +7,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from infermesh.call import Call
-from infermesh.errors import FailedPrecondition, InvalidRequest, MeshError, NotFound, Unavailable, quoted
+from infermesh.errors import (
+    FailedPrecondition,
+    InvalidRequest,
+    MeshError,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+    quoted,
+)
 from infermesh.parameters import FEATURES
 from infermesh.protocol.open_inference_pb2 import ModelInferRequest, ModelInferResponse, ModelMetadataRequest
 from infermesh.service import Filter, Infer, InferenceService
@@ -41,7 +49,7 @@ class JoinFeatures(Filter):
         try:
             entities = plan.read(request)
             joined, served = (request, None) if entities is None else await self._join(plan, request, entities, call)
-        except InvalidRequest:
+        except (InvalidRequest, ResourceExhausted):
             await self._check_model(request, call)
             raise
         except (FailedPrecondition, Unavailable) as error:

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from services.transformer.policy import micros
-from services.transformer.row import Value
+from services.transformer.row import INT64, Value
 from services.transformer.views import FeatureView
 from services.transformer.writer import FeatureWriter, PackedRow
 
@@ -20,6 +20,7 @@ __all__ = ["EVENT_TIME_COLUMN", "BadTable", "LoadSummary", "Refused", "load_csv"
 EVENT_TIME_COLUMN = "event_time"  # optional: RFC 3339 with its offset, or seconds since 1970
 BATCH_ROWS = 500
 SHOWN_REFUSALS = 20
+AHEAD_US = 86_400_000_000  # a day; a row of the year 57742, by milliseconds for seconds, would keep out all that follow
 
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
@@ -60,15 +61,17 @@ async def load_csv(
     event_time_us: int,
     progress: Callable[[int], None] = lambda rows: None,
     clock: Callable[[], float] = time.perf_counter,
+    now: Callable[[], float] = time.time,
 ) -> LoadSummary:
     """Load every row that fits and say what became of the others. Raises BadTable, and redis-py's errors.
 
-    Rows without an event time of their own get `event_time_us`. An empty cell is null. Loading a file again is harmless.
-    `progress` is told the number of rows so far.
+    Rows without an event time of their own get `event_time_us`; one that is more than a day ahead of `now` is refused. An empty
+    cell is null. Loading a file again is harmless. `progress` is told the number of rows so far.
     """
     started = clock()
     summary = LoadSummary()
-    lines = _read(file, writer, event_time_us, summary)
+    times = _Times(event_time_us, micros(now()) + AHEAD_US)
+    lines = _read(file, writer, times, summary)
     while batch := list(islice(lines, BATCH_ROWS)):
         packed = [row for row in batch if isinstance(row, PackedRow)]
         refused = [row for row in batch if isinstance(row, Refused)]
@@ -94,7 +97,7 @@ def view_of_header(file: Path, views: dict[str, FeatureView]) -> str:
     return fits[0]
 
 
-def _read(file: Path, writer: FeatureWriter, event_time_us: int, summary: LoadSummary) -> Iterator[PackedRow | Refused]:
+def _read(file: Path, writer: FeatureWriter, times: _Times, summary: LoadSummary) -> Iterator[PackedRow | Refused]:
     with _opened(file) as lines:
         table = csv.reader(lines, strict=True)
         try:
@@ -104,7 +107,7 @@ def _read(file: Path, writer: FeatureWriter, event_time_us: int, summary: LoadSu
             seen: set[bytes] = set()
             for cells in table:
                 if cells:  # else an empty line
-                    yield _packed(cells, columns, writer, event_time_us, seen, table.line_num)
+                    yield _packed(cells, columns, writer, times, seen, table.line_num)
         except csv.Error as error:
             raise BadTable(f"{file}: line {table.line_num}: {error}") from None
         except UnicodeDecodeError as error:
@@ -116,6 +119,14 @@ def _opened(file: Path):  # type: ignore[no-untyped-def]  # a text file
         return file.open(newline="", encoding="utf-8-sig")
     except OSError as error:
         raise BadTable(f"{file}: can't be read: {error.strerror}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class _Times:
+    """The event time of rows that have none, and the latest that one may have, in microseconds."""
+
+    default_us: int
+    latest_us: int
 
 
 class _Columns:
@@ -140,7 +151,7 @@ class _Columns:
 
 
 def _packed(
-    cells: list[str], columns: _Columns, writer: FeatureWriter, event_time_us: int, seen: set[bytes], line: int
+    cells: list[str], columns: _Columns, writer: FeatureWriter, times: _Times, seen: set[bytes], line: int
 ) -> PackedRow | Refused:
     try:
         if len(cells) != columns.count:
@@ -148,8 +159,8 @@ def _packed(
         entity = _whole_number(cells[columns.entity]) if columns.is_int else cells[columns.entity]
         values = [_value(cells[at], name, datatype) for at, name, datatype in columns.features]
         if columns.event_time is not None:
-            return writer.pack(entity, values, _event_time(cells[columns.event_time]))
-        packed = writer.pack(entity, values, event_time_us)
+            return writer.pack(entity, values, _event_time(cells[columns.event_time], times.latest_us))
+        packed = writer.pack(entity, values, times.default_us)
         if packed.key in seen:  # without event times nothing says which of the two is right
             raise ValueError(f"entity {cells[columns.entity]!r} stands twice")
         seen.add(packed.key)
@@ -183,7 +194,18 @@ def _whole_number(text: str) -> int:
     return number
 
 
-def _event_time(cell: str) -> int:
+def _event_time(cell: str, latest_us: int) -> int:
+    time_us = _any_time(cell)
+    if time_us > latest_us:
+        raise ValueError(
+            f"event_time: {cell!r} is more than a day ahead of now; expected RFC 3339 or seconds since 1970"
+        )
+    if time_us not in INT64:
+        raise ValueError(f"event_time: {cell!r} is too long ago: 64 bits can't hold its microseconds")
+    return time_us
+
+
+def _any_time(cell: str) -> int:
     try:
         return micros(float(cell))
     except (ValueError, OverflowError):

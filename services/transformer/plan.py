@@ -161,8 +161,7 @@ class JoinPlan:
             raise ResourceExhausted(
                 f"model {quoted(request.model_name)}: input {quoted(name)}: {shape[0]} entities, at most "
                 f"{self._max_entities} are looked up for one request",
-                reason="TOO_MANY_ENTITIES",
-                rejected=True,
+                reason="TOO_MANY_ENTITIES",  # not `rejected`: the same call would fail again, everywhere
             )
         values = read_input(request, position).ravel().tolist()
         if datatype == "INT64":

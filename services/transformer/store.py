@@ -12,8 +12,9 @@ from redis.exceptions import RedisError
 from infermesh.deadline import Deadline
 from services.transformer.breaker import Breaker
 from services.transformer.config import RedisConfig
-from services.transformer.connections import Connections
+from services.transformer.connections import Connections, Wait
 from services.transformer.metrics import FeatureMetrics
+from services.transformer.patience import Patience
 
 __all__ = ["FeatureStore", "StoreUnavailable"]
 
@@ -57,13 +58,14 @@ class FeatureStore:
         remaining = deadline.remaining() * self._config.deadline_share
         budget = min(self._config.timeout, remaining)
         started = self._clock()
+        patience, wait = Patience(budget), Wait()
         try:
-            async with asyncio.timeout(budget):
-                values = await self._values(asked)
+            async with patience:
+                values = await self._values(asked, wait)
         except TimeoutError:
-            # A caller in a hurry says nothing about the store: else one could open the breaker for all.
-            if remaining >= self._config.timeout:
-                self._failed("no answer in time")
+            # A caller in a hurry or with much to ask says nothing about the store: else one could open the breaker for all.
+            if remaining >= self._config.timeout and len(asked) <= KEYS_PER_COMMAND:
+                self._timed_out(patience, wait)
             self._metrics.looked_up("timeout", self._clock() - started)
             raise StoreUnavailable(f"no answer within {budget * 1000:.3g} ms") from None
         except (RedisError, OSError) as error:
@@ -80,16 +82,21 @@ class FeatureStore:
     async def watch(self) -> None:
         """Ask the store now and then whether it is there, until cancelled."""
         while True:
-            await self.probe()
+            try:
+                await self.probe()
+            except Exception as error:  # without the watch an open breaker never closes
+                self._failed(repr(error))
+                _log.exception("asking whether Redis is there failed")
             await asyncio.sleep(self._config.probe_every)
 
     async def probe(self) -> bool:
         """Whether the store answers within the timeout of a lookup; the breaker and the metric follow."""
+        patience, wait = Patience(self._config.timeout), Wait()
         try:
-            async with asyncio.timeout(self._config.timeout):
-                await self._connections.ask((b"PING",))
+            async with patience:
+                await self._connections.ask((b"PING",), wait=wait)
         except TimeoutError:
-            self._failed("no answer in time")
+            self._timed_out(patience, wait)
         except (RedisError, OSError) as error:
             self._failed(str(error))
         else:
@@ -101,12 +108,18 @@ class FeatureStore:
     async def close(self) -> None:
         await self._connections.close()
 
-    async def _values(self, keys: Sequence[bytes]) -> list[bytes | None]:
+    async def _values(self, keys: Sequence[bytes], wait: Wait) -> list[bytes | None]:
         if not keys:
             return []
         parts = [keys[at : at + KEYS_PER_COMMAND] for at in range(0, len(keys), KEYS_PER_COMMAND)]
-        replies: list[list[bytes | None]] = await self._connections.ask(*((b"MGET", *part) for part in parts))
+        commands = ((b"MGET", *part) for part in parts)
+        replies: list[list[bytes | None]] = await self._connections.ask(*commands, wait=wait)
         return replies[0] if len(replies) == 1 else [value for reply in replies for value in reply]
+
+    def _timed_out(self, patience: Patience, wait: Wait) -> None:
+        """Count a timeout, unless the time went into a loop that was busy or into the queue for a connection."""
+        if not patience.stalled and wait.seconds < self._config.timeout / 2:
+            self._failed("no answer in time")
 
     def _failed(self, why: str) -> None:
         self._breaker.failed()

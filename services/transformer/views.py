@@ -48,10 +48,13 @@ class Feature(Model):
     """One column of a view."""
 
     name: str
+    """Name of the feature, and of its column in the CSV."""
     datatype: Datatype = "FP32"
+    """How its values are stored."""
     default: StrictBool | StrictInt | StrictFloat | None = None
     """What stands in where there is no value; needed under a policy `default`."""
     description: str = ""
+    """For people."""
 
     @field_validator("name")
     @classmethod
@@ -69,8 +72,10 @@ class FeatureView(Model):
     """A table of features under one entity. The order of the features is part of the stored format."""
 
     description: str = ""
+    """For people."""
     entity: Entity
     features: list[Feature] = Field(min_length=1, max_length=4096)
+    """The columns of a row, in the order in which they are stored."""
     max_age: Duration | None = None
     """A row whose event time is longer ago is stale; left out: no row ever is."""
     missing: Literal["default", "fail"] = "fail"
@@ -104,6 +109,7 @@ class ViewUse(Model):
     """A view under a name of its own within one feature service, so that payer and payee may both be cards."""
 
     view: str
+    """Name of the view."""
     entity: str = ""
     """The request's input that carries the ids; left out: the name of the view's entity."""
 
@@ -120,6 +126,7 @@ class ModelInput(Model):
     datatype: Datatype | None = None
     """Datatype of the model's input; left out: that of the columns, which must then be one."""
     rank: Literal[1, 2] = 2
+    """Dimensions of the model's input; 1 is for a single feature."""
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelInput:
@@ -137,6 +144,7 @@ class FeatureService(Model):
     """How a request for one model, in all its versions, becomes the model's inputs."""
 
     description: str = ""
+    """For people."""
     views: dict[str, ViewUse] = Field(default_factory=dict)
     """Views that go by another name here; every other name in `inputs` is a view's own."""
     inputs: dict[str, ModelInput] = Field(min_length=1)
@@ -149,6 +157,7 @@ class FeatureFile(Model):
     """A file of feature views and feature services."""
 
     views: dict[str, FeatureView] = Field(default_factory=dict)
+    """By the name of the view."""
     services: dict[str, FeatureService] = Field(default_factory=dict)
     """By the name of the model; its explainer, `<model>-explainer`, uses the same one."""
 

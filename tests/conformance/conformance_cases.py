@@ -14,7 +14,19 @@ from conformance_wire import WAIT_S, Client, Value, fp32, infer, int64
 
 from infermesh.protocol import open_inference_pb2 as pb
 
-__all__ = ["BACKENDS", "HOPS", "Case", "Refuse", "Subject", "case", "check_refusal", "subject_of", "waited"]
+__all__ = [
+    "BACKENDS",
+    "HOPS",
+    "NOT_IMPLEMENTED",
+    "Case",
+    "Refuse",
+    "Subject",
+    "case",
+    "check_refusal",
+    "named",
+    "subject_of",
+    "waited",
+]
 
 HOPS = ("predictor", "transformer", "gateway", "explainer")
 # The hops behind which the models themselves are; an explainer answers for `<model>-explainer` only.
@@ -22,6 +34,18 @@ BACKENDS = HOPS[:3]
 
 # The groups that an explainer passes: its inputs are the model's, its outputs are not.
 EXPLAINER_GROUPS = ("SVC", "HLT", "MD", "INF-ID", "INF-OUT", "INF-VER", "INF-PAR", "ERR", "NET")
+
+# RPCs that the contract declares and no hop has.
+NOT_IMPLEMENTED = (
+    "SystemSharedMemoryStatus",
+    "SystemSharedMemoryRegister",
+    "SystemSharedMemoryUnregister",
+    "CudaSharedMemoryStatus",
+    "CudaSharedMemoryRegister",
+    "CudaSharedMemoryUnregister",
+    "TraceSetting",
+    "LogSettings",
+)
 
 STATUS_TEXT_BYTES = 1024
 
@@ -77,6 +101,11 @@ class Subject:
         request.inputs.extend(good.inputs[1:])
         request.raw_input_contents.extend(good.raw_input_contents[1:])
         return request
+
+
+def named(client: Client, model: str) -> str:
+    """What the hop calls a model: an explainer answers for it under another name."""
+    return f"{model}-explainer" if client.target.hop == "explainer" else model
 
 
 def subject_of(client: Client) -> Subject:

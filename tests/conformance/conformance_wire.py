@@ -233,6 +233,6 @@ class Client:
         """The answer to bytes that need not be a message, at a method that need not exist."""
         return self.channel.unary_unary(path)(body, timeout=WAIT_S, metadata=self.metadata())
 
-    def stream(self, requests: Iterable[pb.ModelInferRequest]) -> Any:
+    def stream(self, requests: Iterable[pb.ModelInferRequest], key: str | None = None) -> Any:
         """The responses as they come: an iterator, and a call that can be cancelled."""
-        return self.stub.ModelStreamInfer(iter(requests), timeout=WAIT_S, metadata=self.metadata())
+        return self.stub.ModelStreamInfer(iter(requests), timeout=WAIT_S, metadata=self.metadata(key))

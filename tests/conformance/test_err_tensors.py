@@ -9,8 +9,8 @@ from __future__ import annotations
 import struct
 from dataclasses import replace
 
-from conformance_cases import BACKENDS, Refuse, Subject, case
-from conformance_wire import TYPED_TYPES, Value, bytes_raw, fp32, infer, typed_contents
+from conformance_cases import Refuse, Subject, case, named
+from conformance_wire import TYPED_TYPES, Client, Value, bytes_raw, fp32, infer, typed_contents
 from grpc import StatusCode
 
 from infermesh.protocol import open_inference_pb2 as pb
@@ -66,13 +66,13 @@ def test_raw_and_contents_exclude_each_other(subject: Subject, refuse: Refuse, c
     refuse(request, INVALID, subject.backend, subject.inputs[0], "raw", "contents")
 
 
-@case("ERR-raw-beside-typed", hops=BACKENDS)
-def test_a_request_has_one_mode_for_all_inputs(subject: Subject, refuse: Refuse) -> None:
+@case("ERR-raw-beside-typed")
+def test_a_request_has_one_mode_for_all_inputs(client: Client, refuse: Refuse) -> None:
     """A request with one input raw and another typed is refused, though each has its contents once."""
-    request = subject.request()
+    request = infer(named(client, "conf-sum"), fp32("a", [[1, 2, 3, 4]]), fp32("b", [[1, 2, 3, 4]]))
     request.inputs[1].contents.CopyFrom(typed_contents("FP32", request.raw_input_contents.pop()))
 
-    refuse(request, INVALID, subject.backend, "raw")
+    refuse(request, INVALID, "conf-sum", "raw")
 
 
 @case("ERR-no-contents", each={"contents": ("unset", "empty")})

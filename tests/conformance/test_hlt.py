@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from conformance_cases import BACKENDS, Subject, case
+from conformance_cases import Subject, case, named
 from conformance_models import BROKEN_MODEL, MODELS
 from conformance_wire import WAIT_S, Client, infer, int64
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -39,16 +39,18 @@ def test_the_model_is_ready(client: Client, subject: Subject) -> None:
     assert client.call("ModelReady", pb.ModelReadyRequest(name=subject.model, version="1")).ready
 
 
-@case("HLT-versions", each={"version": MODELS["conf-versions"].versions}, hops=BACKENDS)
+@case("HLT-versions", each={"version": MODELS["conf-versions"].versions})
 def test_every_version_is_ready(client: Client, version: int) -> None:
     """ModelReady answers true for each version of a model."""
-    assert client.call("ModelReady", pb.ModelReadyRequest(name="conf-versions", version=str(version))).ready
+    assert client.call(
+        "ModelReady", pb.ModelReadyRequest(name=named(client, "conf-versions"), version=str(version))
+    ).ready
 
 
-@case("HLT-broken", hops=BACKENDS)
+@case("HLT-broken")
 def test_a_model_that_could_not_be_loaded_is_not_ready(client: Client) -> None:
     """ModelReady answers false, not an error, for a model whose file can't be loaded."""
-    assert not client.call("ModelReady", pb.ModelReadyRequest(name=BROKEN_MODEL)).ready
+    assert not client.call("ModelReady", pb.ModelReadyRequest(name=named(client, BROKEN_MODEL))).ready
 
 
 @case("HLT-under-load")

@@ -6,7 +6,7 @@ from queue import SimpleQueue
 
 import grpc
 import pytest
-from conformance_cases import Subject, case, check_refusal
+from conformance_cases import NOT_IMPLEMENTED, Subject, case, check_refusal
 from conformance_wire import SERVICE, WAIT_S, Client, answer
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -15,16 +15,6 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from infermesh.protocol import open_inference_pb2 as pb
 
 OIP_RPCS = ("ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata", "ModelInfer")
-NOT_IMPLEMENTED = (
-    "SystemSharedMemoryStatus",
-    "SystemSharedMemoryRegister",
-    "SystemSharedMemoryUnregister",
-    "CudaSharedMemoryStatus",
-    "CudaSharedMemoryRegister",
-    "CudaSharedMemoryUnregister",
-    "TraceSetting",
-    "LogSettings",
-)
 
 # Field 1999, length-delimited: no message of the contract has it.
 UNKNOWN_FIELD = b"\xfa\x7c\x07unknown"

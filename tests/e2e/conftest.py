@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from e2e_door import SAMPLES, Door
+from e2e_door import NO_LIMIT, SAMPLES, Door
 
 from infermesh.cli.processes import Mesh
 from infermesh.cli.store import fill
@@ -26,6 +26,13 @@ def store() -> Iterator[Valkey]:
 def mesh(store: Valkey) -> Iterator[Mesh]:
     """The four services as `infermesh up` starts them."""
     with Mesh(redis_url=store.url) as mesh:
+        yield mesh
+
+
+@pytest.fixture(scope="module")
+def unlimited(store: Valkey) -> Iterator[Mesh]:
+    """A mesh of the module's own, for load and for harm: its gateway takes as many calls as come."""
+    with Mesh(redis_url=store.url, env=NO_LIMIT) as mesh:
         yield mesh
 
 

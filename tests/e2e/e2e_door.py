@@ -8,22 +8,30 @@ from typing import Any
 import grpc
 import numpy as np
 
-from infermesh.cli.processes import samples_folder
+from infermesh.cli.processes import SERVICES, samples_folder
 from infermesh.protocol import open_inference_pb2 as pb
 from infermesh.protocol import open_inference_pb2_grpc as pb_grpc
 from infermesh.tensors import add_inputs, read_outputs
 
-__all__ = ["CALLER", "KEY", "SAMPLES", "Door", "check_golden", "golden", "request_of"]
+__all__ = ["CALLER", "DRAINED", "KEY", "NO_LIMIT", "SAMPLES", "VARIANT", "Door", "check_golden", "golden", "request_of"]
 
 SAMPLES = samples_folder()
 KEY = "infermesh-demo-key"
 CALLER = (("x-api-key", KEY),)
+VARIANT = "infermesh_variant"  # written out: it is what clients look for
+NO_LIMIT = {"gateway": {"INFERMESH_GATEWAY__RATE_LIMIT__MODE": "off"}}  # the samples' is 500 calls a second
+# The same, with time for callers to see that a replica goes: a call that arrives while a server stops is CANCELLED by grpc core
+# (github.com/grpc/grpc/issues/41785).
+DRAINED = {
+    service: {f"INFERMESH_{service.upper()}__SERVER__DRAIN": "300ms", **NO_LIMIT.get(service, {})}
+    for service in SERVICES
+}
 TIMEOUT_S = 20.0
 DTYPES = {"FP32": np.float32, "INT64": np.int64, "BYTES": np.object_}
 
 
 class Door:
-    """Calls as a client makes them: a plain channel, messages, a key in the metadata."""
+    """Calls as a client makes them: a plain channel, messages, a key in the metadata. Every answer has to name its variant."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -34,6 +42,7 @@ class Door:
         response: pb.ModelInferResponse = self.stub.ModelInfer(
             request, timeout=TIMEOUT_S, metadata=(*CALLER, *metadata)
         )
+        assert response.parameters[VARIANT].string_param, f"{request.model_name}: no variant in {response.parameters}"
         return response
 
     def close(self) -> None:

@@ -16,7 +16,8 @@ from infermesh.protocol import open_inference_pb2 as pb
 __all__ = ["Load"]
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
-ROUND_ROBIN = '{"loadBalancingConfig": [{"round_robin": {}}]}'
+# As a client with several endpoints is set up: it balances, and leaves a replica whose health says NOT_SERVING (gRFC A17).
+BALANCED = '{"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}}'
 
 
 class Load:
@@ -54,7 +55,7 @@ class Load:
                 raise AssertionError(f"{more} more calls did not end within {timeout_s:g} s: {self.ended}")
 
     async def _run(self) -> None:
-        async with grpc.aio.insecure_channel(self._target, options=[("grpc.service_config", ROUND_ROBIN)]) as channel:
+        async with grpc.aio.insecure_channel(self._target, options=[("grpc.service_config", BALANCED)]) as channel:
             await asyncio.gather(*(self._caller(channel.unary_unary(METHOD)) for _ in range(self._callers)))
 
     async def _caller(self, infer: grpc.aio.UnaryUnaryMultiCallable) -> None:

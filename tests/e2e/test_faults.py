@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import grpc
 import pytest
-from e2e_door import SAMPLES, Door, golden, request_of
+from e2e_door import DRAINED, SAMPLES, Door, golden, request_of
 from e2e_load import Load
 
 from infermesh.cli.processes import Mesh
@@ -17,13 +17,12 @@ from infermesh.cli.valkey import Valkey
 from infermesh.protocol import open_inference_pb2 as pb
 
 CONFIG = SAMPLES / "config" / "transformer.yaml"
-NO_LIMIT = {"gateway": {"INFERMESH_GATEWAY__RATE_LIMIT__MODE": "off"}}
 
 
 @pytest.fixture(scope="module")
 def twice(store: Valkey) -> Iterator[Mesh]:
     """A mesh with two replicas of every service."""
-    with Mesh(redis_url=store.url, replicas=2, env=NO_LIMIT) as mesh:
+    with Mesh(redis_url=store.url, replicas=2, env=DRAINED) as mesh:
         yield mesh
 
 
@@ -51,15 +50,15 @@ def test_a_replica_that_is_told_to_go_loses_no_call(twice: Mesh, service: str, m
     assert set(load.ended) == {"OK"}, (load.ended, load.failures[:3])
 
 
-def test_the_last_replica_answers_what_it_accepted(mesh: Mesh) -> None:
+def test_the_last_replica_answers_what_it_accepted(unlimited: Mesh) -> None:
     """SIGTERM to the only predictor: calls end OK or UNAVAILABLE, well before their deadline, and it serves when it is back."""
     request = request_of("iris", golden("iris")[-1]["inputs"])
 
-    with Load([mesh.address("gateway")], request) as load:
+    with Load([unlimited.address("gateway")], request) as load:
         load.wait_for(50)
-        status = mesh.stop_one("predictor")
+        status = unlimited.stop_one("predictor")
         load.wait_for(20)
-        mesh.start_one("predictor")
+        unlimited.start_one("predictor")
         before = load.ended["OK"]
         while load.ended["OK"] == before:
             load.wait_for(1)
@@ -71,14 +70,13 @@ def test_the_last_replica_answers_what_it_accepted(mesh: Mesh) -> None:
 def test_a_predictor_that_dies_is_covered_and_comes_back(twice: Mesh) -> None:
     """SIGKILL to one of two predictors under load: its calls are tried again at the other; a new one takes its place."""
     request = request_of("iris", golden("iris")[-1]["inputs"])
-    killed = twice.pid("predictor")
+    killed, restarts = twice.pid("predictor"), twice.restarts("predictor")
 
     with Load([twice.address("gateway")], request) as load:
         load.wait_for(50)
         os.kill(killed, signal.SIGKILL)
         load.wait_for(50)
-        twice.wait_until("predictor", "restarting")
-        twice.wait_until("predictor", "ready")
+        twice.wait_restarted("predictor", restarts + 1)
         load.wait_for(50)
 
     assert twice.pid("predictor") != killed

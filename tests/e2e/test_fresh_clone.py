@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -10,22 +14,62 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SETUP_S = 180.0  # from the clone to the first prediction
-START_S = 15.0  # the same, once it is set up
+START_S = 15.0  # from the command to the first prediction, once it is set up
+HANGS_S = 600.0
+PREDICTION = re.compile(r"\s*iris .*\d%")  # the tour's line of the first model: its answer with a probability
 
 
 @pytest.mark.long
 def test_a_fresh_clone_shows_predictions_with_one_command(tmp_path: Path) -> None:
-    """`make demo` in a fresh clone sets itself up, answers for every sample model, and ends with status 0; again in seconds."""
+    """`make demo` in a fresh clone predicts within 180 s, and set up within 15 s; it answers for all models and ends with 0.
+
+    The limits are about the first prediction that can be read; what comes after it, the rest of the tour and the drain, is not
+    counted. The time of the clone itself is.
+    """
     clone = tmp_path / "clone"
+    began = time.monotonic()
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
+    cloned_s = time.monotonic() - began
 
-    for limit_s in (SETUP_S, START_S):
-        began = time.monotonic()
-        done = subprocess.run(["make", "demo"], cwd=clone, capture_output=True, text=True, timeout=600, check=False)
-        took = time.monotonic() - began
+    cold_s, said = make_demo(clone)
+    warm_s, again = make_demo(clone)
 
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert all(model in done.stdout for model in ("iris", "breast-cancer", "fraud-detector"))
-        print(f"make demo: {took:.1f} s (of {limit_s:g} s, drain included)")
+    for output in (said, again):
+        assert all(
+            re.search(rf"^\s*{model} .*%", output, re.M) for model in ("iris", "breast-cancer", "fraud-detector")
+        )
+    assert cloned_s + cold_s <= SETUP_S, f"{cloned_s + cold_s:.1f} s from the clone to the first prediction"
+    assert warm_s <= START_S, f"{warm_s:.1f} s from the command to the first prediction"
     packages = {path.name.split("-")[0] for path in clone.glob(".venv-run/lib/*/site-packages/*.dist-info")}
     assert not packages & {"scikit_learn", "ruff", "mypy", "grpcio_tools", "pytest"}, "the runtime alone is installed"
+
+
+def make_demo(clone: Path) -> tuple[float, str]:
+    """Seconds from the command to the first prediction on its output, and all that it said; it must end with status 0."""
+    began = time.monotonic()
+    lines: list[str] = []
+    first_s = float("inf")
+    process = subprocess.Popen(
+        ["make", "demo"], cwd=clone, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    watchdog = threading.Timer(HANGS_S, _end, [process])
+    watchdog.start()
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:  # as they come: the command writes each one at once
+            lines.append(line)
+            if PREDICTION.match(line):
+                first_s = min(first_s, time.monotonic() - began)
+        status = process.wait()
+    finally:
+        watchdog.cancel()
+        _end(process)
+    assert status == 0, "".join(lines)
+    print(f"make demo: {first_s:.1f} s to the first prediction, {time.monotonic() - began:.1f} s in all")
+    return first_s, "".join(lines)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End the command and its children, when it still runs."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGTERM)

@@ -11,13 +11,17 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from e2e_door import CALLER, Door, check_golden, golden, request_of
+from e2e_door import CALLER, VARIANT, Door, check_golden, golden, request_of
 
 from infermesh.cli.processes import Mesh
 from infermesh.cli.scrape import scrape
 from infermesh.protocol import open_inference_pb2 as pb
 from infermesh.tensors import read_outputs
 
+NAMES = {
+    ("iris", "1"): "previous", ("iris", "2"): "stable", ("breast-cancer", "1"): "stable",
+    ("fraud-detector", "1"): "stable", ("fraud-detector", "2"): "canary",
+}  # fmt: skip
 CASES = [(model, case) for model in ("iris", "breast-cancer", "fraud-detector") for case in golden(model)]
 
 
@@ -36,6 +40,7 @@ def test_the_answer_is_scikit_learns_own(door: Door, model: str, case: dict[str,
     response = door.infer(request_of(model, case.get("request") or case["inputs"], version, raw=raw))
 
     assert response.model_version == version
+    assert response.parameters[VARIANT].string_param == NAMES[model, version]
     assert bool(response.raw_output_contents) is raw
     check_golden(response, case)
 
@@ -48,7 +53,7 @@ def test_the_split_is_near_its_weights_and_a_card_stays(door: Door) -> None:
         tensors = [t if t["name"] != "card_id" else {**t, "data": [f"c-{number:04d}"]} for t in request]
         for _ in range(2):
             response = door.infer(request_of("fraud-detector", tensors))
-            variant = response.parameters["infermesh_variant"].string_param
+            variant = response.parameters[VARIANT].string_param
             assert response.model_version == {"stable": "1", "canary": "2"}[variant]
             met.setdefault(f"c-{number:04d}", set()).add(variant)
 
@@ -130,6 +135,8 @@ def test_a_stream_answers_in_order_and_goes_on_after_a_failure(door: Door) -> No
 
     assert [answer.infer_response.id for answer in answers] == ["0", "1", "2"]
     assert [bool(answer.error_message) for answer in answers] == [False, True, False]
+    variants = [answer.infer_response.parameters[VARIANT].string_param for answer in answers]
+    assert variants[0] == variants[2] in ("stable", "canary")
 
 
 def _entity(name: str, value: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from e2e_door import KEY
+from e2e_door import KEY, SAMPLES
 
 from infermesh.cli.processes import Mesh
 
@@ -18,12 +18,13 @@ SCRIPT = Path(__file__).with_name("tritonclient_calls.py")
 
 @pytest.mark.parametrize("hop", ["gateway", "transformer", "predictor"])
 def test_tritonclient_is_served(mesh: Mesh, hop: str) -> None:
-    """Health, metadata, configuration, statistics, repository, raw inference, errors and streams, by its sync and aio clients."""
+    """Health, metadata, repository, golden values, errors and streams, by its sync and aio clients."""
     assert PYTHON.is_file(), "make test sets up .venv-triton"
 
     done = subprocess.run(
-        [str(PYTHON), str(SCRIPT), mesh.address(hop), KEY], capture_output=True, text=True, timeout=120, check=False
-    )
+        [str(PYTHON), str(SCRIPT), mesh.address(hop), KEY, str(SAMPLES / "golden")],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["failed"] == []

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from io import StringIO
+from pathlib import Path
 
 from rich.console import Console
 
 from infermesh.cli.board import Board, Line, table
+from infermesh.cli.launch import Launched
 from infermesh.cli.processes import Mesh
 from infermesh.cli.scrape import Traffic
+from infermesh.cli.up import _store_line
+from infermesh.cli.valkey import Valkey
 from infermesh.transport.outside import OutsideCaller
 
 
@@ -57,7 +61,7 @@ def test_numbers_of_a_real_service(predictor_config):
     with Mesh(config=predictor_config, services=["predictor"]) as mesh:
         with OutsideCaller(mesh.address("predictor")) as caller:
             caller.metadata("iris")
-        board = Board(mesh, Line("store", "127.0.0.1:9", "", "ready"))
+        board = Board(mesh, lambda: Line("store", "127.0.0.1:9", "", "ready"))
         board.refresh()
 
         before = shown(board)
@@ -67,3 +71,23 @@ def test_numbers_of_a_real_service(predictor_config):
     assert before[-2][:1] + before[-2][3:5] == ["predictor", "ready", "0"]
     assert before[-1] == ["store", "127.0.0.1:9", "ready"]
     assert after[-2][3] == "stopped"
+
+
+def test_the_store_is_as_it_is():
+    """An embedded store that has ended is not called ready; of a store of one's own the table claims nothing."""
+
+    def launched(valkey: Valkey | None, url: str) -> Launched:
+        return Launched(Mesh(), valkey, url, Path(), Path(), 0.0)
+
+    with Valkey() as valkey:
+        running = launched(valkey, valkey.url)
+        board = Board(running.mesh, lambda: _store_line(running))
+
+        before = shown(board)[-1]
+        valkey.stop()
+        after = shown(board)[-1]
+
+    assert before == ["store", f"127.0.0.1:{valkey.port}", "ready"]
+    assert after == ["store", f"127.0.0.1:{valkey.port}", "ended"]
+    own = _store_line(launched(None, "redis://user:secret@store.example:6379/0"))
+    assert (own.address, own.state) == ("store.example:6379/0", "not watched")

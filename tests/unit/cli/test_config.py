@@ -12,7 +12,7 @@ from pydantic_settings import SettingsConfigDict
 
 from infermesh.cli.config_docs import page
 from infermesh.cli.processes import samples_folder
-from infermesh.cli.settings import REQUIRED, SERVICES, config_of, settings
+from infermesh.cli.settings import FILES, REQUIRED, SERVICES, config_of, model_of, settings
 from infermesh.config import BackendConfig, Duration, Model, ServiceConfig, Size, load
 from services.predictor.config import PredictorConfig
 
@@ -144,3 +144,28 @@ def test_show_what_comes_of_a_file(infermesh, monkeypatch: pytest.MonkeyPatch):
     result = infermesh("config", "show", file)
 
     assert yaml.safe_load(result.out)["execution"]["instances"] == 3
+
+
+@pytest.mark.parametrize("name", [*SERVICES, *FILES])
+def test_every_setting_has_a_meaning(name):
+    """No setting is documented by its name alone."""
+    silent = [each.key for each in settings(model_of({**SERVICES, **FILES}[name])) if not each.text]
+
+    assert silent == []
+
+
+def test_a_models_own_file_is_checked(infermesh, tmp_path: Path):
+    """`<model>/config.yaml` is known by its name, and a value that can't be is told with its path."""
+    file = tmp_path / "fraud-detector" / "config.yaml"
+    file.parent.mkdir()
+    file.write_text("execution: {instances: 2}\n")
+
+    assert infermesh("config", "check", file).out == f"{file}: good\n"
+
+    file.write_text("execution: {instances: 0}\nlabels: {}\n")
+    result = infermesh("config", "check", file)
+
+    assert result.status == 2
+    assert f"{file}: 2 faults" in result.err
+    assert "execution.instances: Input should be greater than or equal to 1, got 0" in result.err
+    assert "labels: no such setting" in result.err

@@ -12,6 +12,7 @@ import pytest
 from infermesh.cli.failure import Failure
 from infermesh.cli.ports import free_port, is_free
 from infermesh.cli.processes import Mesh, Restarts
+from infermesh.cli.scrape import scrape
 from infermesh.config import ConfigError
 from infermesh.transport.outside import OutsideCaller
 from infermesh.transport.probe import is_serving
@@ -28,8 +29,7 @@ def test_a_killed_service_comes_back(predictor_config):
         address, pid = running.address("predictor"), running.pid("predictor")
 
         os.kill(pid, signal.SIGKILL)
-        running.wait_until("predictor", "restarting")
-        running.wait_until("predictor", "ready")
+        running.wait_restarted("predictor", 1)
 
         assert running.pid("predictor") != pid
         assert running.restarts("predictor") == 1
@@ -38,6 +38,45 @@ def test_a_killed_service_comes_back(predictor_config):
             assert caller.metadata("iris").versions == ["1", "2"]
     assert told[0].startswith("predictor was ended by SIGKILL; starting it again in 0.01 s (1 of 5")
     assert told[1] == f"predictor is ready again at {address}"
+
+
+@pytest.mark.parametrize("level", ["warning", "error"])
+def test_it_is_ready_whatever_is_logged(predictor_config, level):
+    """A service that logs errors alone is ready as soon as another one, and after a restart too."""
+    silent = {"predictor": {"INFERMESH_PREDICTOR__TELEMETRY__LOG_LEVEL": level}}
+
+    with mesh(predictor_config, env=silent, start_s=20.0, restarts=Restarts(first_s=0.01)) as running:
+        metrics = running.http_address("predictor")
+        assert running.logs("predictor") == []
+
+        os.kill(running.pid("predictor"), signal.SIGKILL)
+        running.wait_restarted("predictor", 1)
+
+        assert running.http_address("predictor") == metrics
+        assert scrape(metrics) is not None
+
+
+def test_a_stranger_on_the_port_is_not_taken_for_the_service(predictor_config):
+    """Another service that serves on a chosen port does not make a member ready: its own process has to."""
+    with mesh(predictor_config) as other:
+        late = mesh(predictor_config)
+        late.begin()
+        late.kill()
+        member = late.members[0]
+        member.port = other.members[0].port
+        member.spawn()
+
+        assert not member.answers()
+        late.kill()
+
+
+def test_waiting_for_a_restart_ends(predictor_config):
+    """A restart that does not come is told with what is there instead."""
+    with (
+        mesh(predictor_config) as running,
+        pytest.raises(Failure, match=r"predictor: is ready after 0 restarts, not ready after 1, within 0\.05 s"),
+    ):
+        running.wait_restarted("predictor", 1, 0.05)
 
 
 def test_two_replicas_and_one_restart(predictor_config):
@@ -63,10 +102,10 @@ def test_restarts_are_bounded(predictor_config):
     """A service that ends too often is given up: its state is failed, and whoever runs the mesh can see it."""
     told: list[str] = []
     with mesh(predictor_config, restarts=Restarts(limit=1, first_s=0.01), tell=told.append) as running:
-        for _ in range(2):
-            running.wait_until("predictor", "ready")
-            os.kill(running.pid("predictor"), signal.SIGKILL)
-            running.wait_until("predictor", "failed" if running.restarts("predictor") else "restarting")
+        os.kill(running.pid("predictor"), signal.SIGKILL)
+        running.wait_restarted("predictor", 1)
+        os.kill(running.pid("predictor"), signal.SIGKILL)
+        running.wait_until("predictor", "failed")
 
         assert running.failed.wait(5)
     assert told[-1].startswith("predictor was ended by SIGKILL (for the 2nd time in 60 s); it is not started again")
@@ -103,7 +142,7 @@ def test_a_lost_race_for_a_port_is_run_again(predictor_config):
     running.kill()
     with socket.create_server(("127.0.0.1", int(first.rpartition(":")[2]))):
         member = running.members[0]
-        running._spawn(member)
+        member.spawn()
 
         running.wait_ready()
 

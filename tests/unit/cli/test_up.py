@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,12 +22,11 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "INFERMESH_KEY": "infermes
 class Up:
     """`infermesh up` or `demo` as a user starts it, without a terminal; ended by its process id."""
 
-    def __init__(self, *words: str) -> None:
+    def __init__(self, *words: str, **environment: str) -> None:
         self.lines: list[str] = []
         command = [sys.executable, "-m", "infermesh.cli.main", *words]
-        self.process = subprocess.Popen(
-            command, env={**ENVIRONMENT, "COLUMNS": "100"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+        env = {**ENVIRONMENT, "COLUMNS": "100", **environment}
+        self.process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     def __enter__(self) -> Up:
         return self
@@ -116,7 +116,7 @@ def test_up_from_start_to_drain(tmp_path: Path):
     with Up("up", "--gateway-port", "0") as up:
         up.read_until("Ctrl-C drains it all")
         said = "\n".join(up.lines)
-        assert "that was the tour: every call was answered" in said
+        assert "that was the tour: every answer was as the samples promise" in said
         assert re.search(r"canary +2 +10 +20 ± 8 +\d+", said)
         address = re.search(r"gateway at (\S+)", said)[1]
 
@@ -147,3 +147,25 @@ def test_a_demo_that_can_not_be(tmp_path: Path):
         up.read_until("error: the tour asks the sample models, and iris, breast-cancer, fraud-detector can't answer")
 
         assert up.process.wait(20) == 1
+
+
+def test_a_demo_of_services_that_log_errors_alone():
+    """The demo does not depend on what the services log."""
+    levels = {f"INFERMESH_{service}__TELEMETRY__LOG_LEVEL": "error" for service in ("GATEWAY", "PREDICTOR")}
+
+    with Up("demo", **levels) as up:
+        up.read_until("that was the tour: every answer was as the samples promise")
+
+        assert up.process.wait(20) == 0
+
+
+def test_a_demo_with_a_wrong_model_fails(tmp_path: Path):
+    """A version that answers with another one's values ends the demo with what came, what would be right, and exit status 1."""
+    models = shutil.copytree(samples_folder() / "models", tmp_path / "models")
+    shutil.copy(models / "iris" / "1" / "model.onnx", models / "iris" / "2" / "model.onnx")
+
+    with Up("demo", "--models", str(models)) as up:
+        up.read_until("error: iris version 2 answered probabilities 0.0034256")
+
+        assert up.process.wait(20) == 1
+    assert "; the samples promise 0.02, 0.93, 0.05" in up.lines[-1]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import TypeAdapter, ValidationError
+from pydantic import SecretStr, TypeAdapter, ValidationError, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from infermesh.config import (
@@ -278,3 +278,85 @@ def test_a_message_limit_is_what_grpc_can_hold(file: Path, size: str) -> None:
     file.write_text(f"server: {{max_message: {size}}}")
 
     assert "server.max_message" in faults_of(file)[0]
+
+
+class Guarded(Model):
+    password: SecretStr = SecretStr("")
+    pin: SecretStr | None = None
+    api_token: str = ""
+    url: str = ""
+    count: int = 0
+
+    @field_validator("url")
+    @classmethod
+    def _scheme(cls, url: str) -> str:
+        if url and not url.startswith("redis://"):
+            raise ValueError("expected redis://")
+        return url
+
+    @model_validator(mode="after")
+    def _whole(self) -> Guarded:
+        if self.count:
+            raise ValueError("expected no count")
+        return self
+
+
+class Vault(ServiceConfig):
+    model_config = SettingsConfigDict(env_prefix=PREFIX)
+
+    store: Guarded = Guarded()
+    stores: dict[str, Guarded] = {}
+    listed: list[Guarded] = []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "store: {password: 20250101}",
+        "store: {pin: 20250101}",
+        "store: {pin: [20250101]}",
+        "stores: {a: {password: 20250101}}",
+        "listed: [{pin: 20250101}]",
+        "store: {api_token: 20250101}",
+        "store: {url: 'rediss://ann:20250101@h/0'}",
+        "store: {url: 'rediss://:2025/01@01@h/0', pin: 20250101}",
+        "store: {url: 'http://h/0?password=20250101&x=1'}",
+        "store: {password: '20250101', api_token: '20250101', url: 'redis://:20250101@h', count: 1}",
+        "store: [{password: '20250101', pin: 20250101}]",
+        "store: 'redis://:20250101@h'",
+        "store: {password: *20250101}",
+        "store: {password: !20250101 x}",
+        'store: {password: "20250101}',
+        "store: {password: '20250101' '}",
+        "store:\n  password: 20250101: x",
+    ],
+)
+def test_no_fault_shows_a_secret(file: Path, text: str) -> None:
+    """What a log may keep for years has no passwords in it, however they were mistyped; the fault and its place are told."""
+    file.write_text(text)
+
+    with pytest.raises(ConfigError) as refused:
+        load(Vault, file, {})
+
+    shown = str(refused.value)
+    assert "20250101" not in shown and "2025/01" not in shown
+    assert "store" in shown or "listed" in shown or "line" in shown
+
+
+def test_a_secret_in_a_variable_is_not_shown_either() -> None:
+    """JSON that is cut short is a fault of the variable, by its name alone."""
+    for name, value in (("STORE", '{"password": "20250101"'), ("STORE__URL", "rediss://:20250101@h")):
+        with pytest.raises(ConfigError) as refused:
+            load(Vault, None, {PREFIX + name: value})
+        assert "20250101" not in str(refused.value)
+
+
+def test_what_is_no_secret_is_shown_beside_one(file: Path) -> None:
+    """A fault that hides everything helps nobody."""
+    file.write_text("store: {password: x, url: 'rediss://ann:hunter2@store:6379/0', count: 1}\nlisted: [{count: abc}]")
+
+    with pytest.raises(ConfigError) as refused:
+        load(Vault, file, {})
+
+    assert "got 'rediss://…@store:6379/0'" in str(refused.value)
+    assert "listed.0.count" in str(refused.value) and "got 'abc'" in str(refused.value)

@@ -8,9 +8,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import services.explainer.ask as module
 from infermesh.call import Call
-from infermesh.errors import FailedPrecondition, Internal, InvalidRequest, NotFound, Unavailable
+from infermesh.errors import (
+    FailedPrecondition,
+    Internal,
+    InvalidRequest,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+)
 from infermesh.protocol import open_inference_pb2 as pb
+from infermesh.tensors import add_outputs, read_inputs
 
 
 def total(given):
@@ -335,3 +344,66 @@ async def test_a_vector_and_a_deeper_output_have_their_columns(lab: SimpleNamesp
     assert one.output_names.tolist() == [b"y"]
     assert four.attributions.shape == (2, 3, 4)
     assert four.output_names.tolist() == [b"y[0]", b"y[1]", b"y[2]", b"y[3]"]
+
+
+async def test_a_backend_that_sends_more_outputs_than_asked_for_is_read_by_name(lab: SimpleNamespace) -> None:
+    """The datatype is that of the explained output, wherever it stands among the others."""
+    model = lab.FunctionModel(
+        lambda given: {
+            "half": np.full((len(given["x"]), 1), 0x3F80, np.uint16),
+            "y": given["x"].sum(axis=1, keepdims=True),
+        },
+        outputs=[("y", "FP32", (-1, 1)), ("half", "BF16", (-1, 1))],
+    )
+
+    def answer(request, version):
+        values = model.function(read_inputs(request))
+        response = pb.ModelInferResponse(model_name="model", model_version=version)
+        outputs = [("half", "BF16", values["half"]), ("y", "FP32", values["y"].astype(np.float32))]
+        add_outputs(response, outputs, raw=True)
+        return response
+
+    model.answer = answer
+
+    answered = await lab.explain(model, {"x": np.zeros((1, 3))}, {"x": np.array([[1.0, 2.0, -0.5]])})
+
+    assert answered.attributions[0, :, 0].tolist() == [1.0, 2.0, -0.5]
+
+
+async def test_an_output_of_another_datatype_than_the_metadata_say_is_the_backends_fault(lab: SimpleNamespace) -> None:
+    """INTERNAL with the backend, what was promised and what came."""
+    model = lab.FunctionModel(
+        lambda given: {"y": given["x"].sum(axis=1, keepdims=True)}, outputs=[("y", "FP64", (-1, 1))]
+    )
+    honest = model.answer
+
+    def answer(request, version):
+        response = honest(request, version)
+        response.outputs[0].datatype = "INT64"
+        return response
+
+    model.answer = answer
+
+    with pytest.raises(Internal, match='output "y": predictor answered INT64, its metadata say FP64') as refused:
+        await lab.explain(model, draw(5), draw(4, 1))
+
+    assert refused.value.reason == "BACKEND_GARBAGE"
+
+
+@pytest.mark.parametrize("width", [5000, -1])
+async def test_an_output_too_wide_for_all_rows_is_refused_and_not_held(
+    lab: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    """What all rows get is held as FP64 to pick classes from: past the bound fewer rows are asked for, at the latest after the
+    first message."""
+    monkeypatch.setattr(module, "MOST_VALUES", 100_000)
+    model = lab.FunctionModel(
+        lambda given: {"y": np.ones((len(given["x"]), 5000))}, outputs=[("y", "FP64", (-1, width))]
+    )
+
+    with pytest.raises(ResourceExhausted, match=r'"y": of 5000 columns expected at most 20 rows .* got 45') as refused:
+        await lab.explain(model, draw(5), draw(40, 1), {"asking": {"max_rows": 10}}, classes="top:1")
+
+    assert refused.value.reason == "OUTPUT_TOO_LARGE"
+    assert len(model.requests) <= 1
+    assert (await lab.explain(model, draw(5), draw(15, 1), classes="top:1")).attributions.shape == (15, 3, 1)

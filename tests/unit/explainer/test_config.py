@@ -20,6 +20,11 @@ def test_the_sample_configuration_is_good_and_its_folder_is_there() -> None:
     assert (config.backgrounds.root / "iris.json").is_file()
 
 
+def test_by_default_the_predictor_is_asked_and_not_the_explainer_itself() -> None:
+    """Without a file the backend is the service of that name, whatever the explainer's own port."""
+    assert load(ExplainerConfig, None, {}).backends["predictor"].target == "predictor:8001"
+
+
 def test_the_environment_wins_over_the_file() -> None:
     """With the nested names that every service has."""
     config = load(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from itertools import permutations
 from math import factorial
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 import services.explainer.exact as module
 from services.explainer.coalitions import all_subsets, shapley_weights
+from services.explainer.threads import Threads
 
 
 def brute_force(function, x, background, weights=None) -> np.ndarray:
@@ -121,6 +123,30 @@ async def test_rows_get_the_same_bits_alone_and_together(lab: SimpleNamespace, m
     alone = await lab.explain(model, {"x": background}, {"x": rows[4:5]}, {"asking": {"max_rows": 13}})
 
     assert alone.attributions.tobytes() == together.attributions[4:5].tobytes()
+
+
+async def test_what_is_held_does_not_grow_with_the_columns_of_the_output() -> None:
+    """4096 coalitions of 2000 columns are 63 MiB of values: they are worked off in parts, and come to the same."""
+    players, columns = 12, 2000
+    game = np.random.default_rng(4).normal(size=(2**players, 7))
+    columns_of = np.arange(columns) % 7
+    threads, asked = Threads(1), []
+
+    class Wide:
+        async def of(self, masks: np.ndarray, rows: range) -> np.ndarray:
+            asked.append(len(masks))
+            return game[masks @ (1 << np.arange(players))][:, columns_of][None]
+
+    shapley_weights(players)  # which all explanations share
+    tracemalloc.start()
+    found = await module.exact(Wide(), game[0, columns_of], game[-1:, columns_of], players, threads)  # type: ignore[arg-type]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    threads.close()
+
+    assert peak < 50 << 20
+    assert sum(asked) == 2**players - 2
+    assert found.attributions[0] == pytest.approx((shapley_weights(players) @ game)[:, columns_of], abs=1e-12)
 
 
 # ---- properties of the Shapley value, on games that are tables ------------------------------------------------------

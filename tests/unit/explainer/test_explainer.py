@@ -23,6 +23,7 @@ from infermesh.errors import (
 )
 from infermesh.protocol import open_inference_pb2 as pb
 from infermesh.service import stack
+from services.explainer import explain
 from services.explainer.masked_rows import MaskedRows
 from services.explainer.threads import INLINE_ELEMENTS
 from services.explainer.value import BLOCK_ROWS
@@ -299,6 +300,68 @@ async def test_bounds_on_rows_features_and_the_answer_are_kept(lab: SimpleNamesp
         await lab.explain(wide(10), *ten, {"server": {"max_message": "32kB"}})
 
 
+async def test_an_answer_that_would_be_too_large_is_refused_before_the_model_is_asked(lab: SimpleNamespace) -> None:
+    """When all columns are explained and the model says how many; one of any width is asked once."""
+    asked = []
+    for width in (10_000, -1):
+        model = lab.FunctionModel(
+            lambda given: {"y": np.ones((len(given["x"]), 10_000))}, outputs=[("y", "FP64", (-1, width))]
+        )
+        with pytest.raises(ResourceExhausted, match="1 rows, 3 features and 10000 classes"):
+            await lab.explain(
+                model, {"x": np.zeros((1, 3))}, {"x": np.ones((1, 3))}, {"server": {"max_message": "500kB"}}
+            )
+        asked.append(len(model.requests))
+
+    assert asked == [0, 1]
+
+
+async def test_rows_are_counted_before_their_elements_are_read(
+    lab: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Texts are read one by one, which for too many of them would be work for nothing."""
+    model = lab.FunctionModel(lambda given: {}, [("word", "BYTES", (-1,))])
+    request = pb.ModelInferRequest(model_name="model-explainer", raw_input_contents=[bytes(4 * 10_001)])
+    request.inputs.add(name="word", datatype="BYTES", shape=[10_001])
+
+    def read(request: pb.ModelInferRequest) -> Any:
+        raise AssertionError("read")
+
+    monkeypatch.setattr("services.explainer.explain.read_inputs", read)
+    with pytest.raises(
+        InvalidRequest, match='input "word": expected at most 10000 rows to explain, got 10001'
+    ) as refused:
+        await lab.explainer(model).infer(request, Call())
+
+    assert refused.value.reason == "TOO_MANY_ROWS"
+
+
+@pytest.mark.parametrize("raw", [True, False])
+async def test_many_texts_are_read_in_a_thread_and_few_are_not(
+    lab: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, raw: bool
+) -> None:
+    """A thousand rows of a hundred words do not hold the event loop; numbers that are viewed as they are take no thread's way."""
+    honest, readers = explain.read_inputs, []
+
+    def read(request: pb.ModelInferRequest) -> Any:
+        readers.append(threading.get_ident() == threading.main_thread().ident)
+        return honest(request)
+
+    monkeypatch.setattr(explain, "read_inputs", read)
+    words = lab.FunctionModel(lambda given: {}, [("word", "BYTES", (-1, 100))], [("y", "INT64", (-1,))])
+    numbers = lab.FunctionModel(lambda given: {}, [("x", "FP32", (-1, 100))], [("y", "INT64", (-1,))])
+
+    for model, rows in (
+        (words, {"word": np.full((1000, 100), b"x", object)}),
+        (words, {"word": np.full((2, 100), b"x", object)}),
+        (numbers, {"x": np.zeros((1000, 100), np.float32)}),
+    ):
+        with pytest.raises(FailedPrecondition, match="none of its outputs"):
+            await lab.explainer(model).infer(lab.request_of(rows, raw=raw), Call())
+
+    assert readers == [False, True, raw]
+
+
 # ---- load -----------------------------------------------------------------------------------------------------------------
 
 
@@ -426,6 +489,19 @@ async def test_metadata_of_a_model_of_any_width_leave_the_number_of_features_ope
     assert list(metadata.outputs[0].shape) == [-1, -1, -1]
 
 
+async def test_metadata_of_a_model_of_too_many_features_do_not_name_them(lab: SimpleNamespace) -> None:
+    """Its shapes are told, and that it can't be explained; an image's 150,528 names are nobody's use."""
+    model = lab.FunctionModel(lambda given: {}, [("image", "FP32", (-1, 3, 224, 224))])
+    service = lab.explainer(model)
+
+    metadata = await service.metadata(pb.ModelMetadataRequest(name="model-explainer"), Call())
+
+    assert list(metadata.outputs[0].shape) == [-1, 150_528, -1]
+    assert "expected 1 to 1024 features to tell apart" in metadata.properties["infermesh.refused"]
+    assert "infermesh.features" not in metadata.properties
+    assert metadata.ByteSize() < 2000
+
+
 @pytest.mark.parametrize("rpc", ["metadata", "ready", "config", "statistics"])
 async def test_names_of_no_explainer_are_not_found_in_every_rpc(service: Any, rpc: str) -> None:
     """The name is quoted."""
@@ -474,21 +550,15 @@ async def test_the_index_is_the_backends_with_explainers_names(service: Any, mod
     assert asked == [True]
 
 
-async def test_configuration_and_statistics_are_the_models_under_the_explainers_name(service: Any, model: Any) -> None:
-    """Configuration has the explainer's outputs; statistics without a name are those of all models."""
+async def test_the_configuration_is_the_models_with_the_explainers_name_and_outputs(service: Any, model: Any) -> None:
+    """Inputs as the model has them, no batch dimension to add, and the seven outputs of an explanation."""
 
     async def config(request: pb.ModelConfigRequest, call: Call) -> pb.ModelConfigResponse:
         assert request.name == "model"
         inputs = [pb.ModelInput(name="x", data_type=pb.TYPE_FP64, dims=[-1, 3])]
         return pb.ModelConfigResponse(config=pb.ModelConfig(name="model", input=inputs))
 
-    async def statistics(request: pb.ModelStatisticsRequest, call: Call) -> pb.ModelStatisticsResponse:
-        assert request.name in ("model", "")
-        return pb.ModelStatisticsResponse(
-            model_stats=[pb.ModelStatistics(name="model", version="1", inference_count=7)]
-        )
-
-    model.config, model.statistics = config, statistics
+    model.config = config
 
     told = (await service.config(pb.ModelConfigRequest(name="model-explainer"), Call())).config
     assert told.name == "model-explainer"
@@ -496,9 +566,32 @@ async def test_configuration_and_statistics_are_the_models_under_the_explainers_
     assert [(i.name, i.data_type, list(i.dims)) for i in told.input] == [("x", pb.TYPE_FP64, [-1, 3])]
     assert [o.name for o in told.output] == list(OUTPUTS)
     assert {o.name: o.data_type for o in told.output}["feature_names"] == pb.TYPE_STRING
+
+
+async def test_statistics_count_explanations_and_not_what_the_model_did_for_them(
+    lab: SimpleNamespace, service: Any, model: Any
+) -> None:
+    """Those that succeeded with their rows, and those that failed, for each version that the backend has."""
+
+    async def statistics(request: pb.ModelStatisticsRequest, call: Call) -> pb.ModelStatisticsResponse:
+        assert request.name in ("model", "")
+        had = [pb.ModelStatistics(name="model", version=version, inference_count=7) for version in ("2", "1")]
+        return pb.ModelStatisticsResponse(model_stats=had)
+
+    model.statistics = statistics
+    for _ in range(3):
+        await service.infer(lab.request_of({"x": np.ones((2, 3))}), Call())
+    with pytest.raises(InvalidRequest):
+        await service.infer(lab.request_of(ROWS, method="guess"), Call())
+
     for name in ("model-explainer", ""):
-        (one,) = (await service.statistics(pb.ModelStatisticsRequest(name=name), Call())).model_stats
-        assert (one.name, one.inference_count) == ("model-explainer", 7)
+        told, other = (await service.statistics(pb.ModelStatisticsRequest(name=name), Call())).model_stats
+        assert (told.name, told.version) == ("model-explainer", "2")
+        assert (told.inference_count, told.execution_count) == (6, 3)
+        assert (told.inference_stats.success.count, told.inference_stats.fail.count) == (3, 1)
+        assert 0 < told.inference_stats.compute_infer.ns <= told.inference_stats.success.ns
+        assert told.last_inference > 0
+        assert (other.version, other.inference_count, other.last_inference) == ("1", 0, 0)
 
 
 async def test_loading_and_unloading_are_not_offered(service: Any) -> None:

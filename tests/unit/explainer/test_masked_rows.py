@@ -25,7 +25,7 @@ SPECS = (
 def table_of(background: list[tuple], rows: list[tuple]) -> MaskedRows:
     """Rows (amount, country, count, count) in the three inputs of `SPECS`."""
     signature = Signature("m", ("1",), SPECS, (), {})
-    players = Players.of(signature, {"amount": (1,), "country": (), "counts": (2,)})
+    players = Players.of(signature, {"amount": (1,), "country": (), "counts": (2,)}, 4)
     return MaskedRows(SPECS, players, arrays_of(background), arrays_of(rows))
 
 

@@ -61,6 +61,8 @@ def test_all_of_them_are_read(lab: SimpleNamespace) -> None:
         ("classes", -1, 'or "top:2", got -1'),
         ("classes", 1.0, 'or "top:2", got 1.0'),
         ("background", False, "expected a text, got False"),
+        ("link", "logit", "not offered yet"),
+        ("groups", "[[0, 1]]", "not offered yet"),
     ],
 )
 async def test_a_bad_value_is_refused_before_the_model_is_asked(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -168,6 +170,68 @@ async def test_rounds_grow_and_no_pair_is_done_twice_or_left_out() -> None:
     assert estimates[-1].evaluations == evaluations_of(50, PLAYERS) == 2 + sum(game.rounds)
 
 
+@pytest.mark.parametrize(("players", "rows"), [(1, 2), (2, 2), (7, 0)])
+async def test_where_all_pairs_are_the_same_one_is_enough(players: int, rows: int) -> None:
+    """One or two players join in no other order than a pair's two: the answer is exact and says so, however many pairs were
+    asked for. No rows have no orders either."""
+    game = Game(np.random.default_rng(12).normal(size=(1, 2**players, 3)).repeat(rows, axis=0))
+    game_base = np.zeros(3) if not rows else game.table[0, 0]
+    threads = Threads(1)
+
+    found = [
+        estimate
+        async for estimate in permutation(
+            game,  # type: ignore[arg-type]
+            game_base,
+            game.table[:, -1],
+            players,
+            Plan(50_000, 0, Deadline(math.inf), 1e-9),
+            threads,
+        )
+    ]
+    threads.close()
+
+    (estimate,) = found
+    assert estimate.converged
+    assert estimate.evaluations == evaluations_of(1, players)
+    assert estimate.attributions == pytest.approx(game.exact, abs=1e-12)
+    assert not estimate.std_error.any()
+
+
+async def test_sampling_a_tiny_model_leaves_the_loop_to_others() -> None:
+    """5000 pairs of three players whose values come at once: others get a turn before each round, rounds are of at most 256
+    pairs, and all but a few pairs are taken in by a thread."""
+    turns, here, on_the_loop = 0, threading.get_ident(), []
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    class Watched(Threads):
+        async def run(self, elements: int, work: Any, *args: Any, **kwargs: Any) -> Any:
+            def watched(*args: Any, **kwargs: Any) -> Any:
+                if args and threading.get_ident() == here:
+                    on_the_loop.append(len(args[0]))
+                return work(*args, **kwargs)
+
+            return await super().run(elements, watched, *args, **kwargs)
+
+    game = Game(np.random.default_rng(13).normal(size=(1, 8, 1)))
+    watching, workers = asyncio.create_task(others()), Watched(1)
+    plan = Plan(5000, 0, Deadline(math.inf))
+    found = permutation(game, game.table[0, 0], game.table[:, -1], 3, plan, workers)  # type: ignore[arg-type]
+    last = [estimate async for estimate in found][-1]
+    watching.cancel()
+    workers.close()
+
+    assert last.evaluations == evaluations_of(5000, 3)
+    assert max(game.rounds) <= 256 * 4
+    assert turns >= len(game.rounds) >= 5000 / 256
+    assert max(on_the_loop, default=0) <= 20
+
+
 async def test_a_deadline_that_has_passed_leaves_no_estimate() -> None:
     """Not one pair was done, and nothing is made up."""
     assert await sampled(rough_game(9), 10, seed=0, stop=Deadline(0.0, clock=lambda: 1.0)) == []
@@ -225,7 +289,7 @@ def test_evaluations_and_pairs_are_each_others_inverse() -> None:
         for pairs in (1, 2, 17):
             assert pairs_within(evaluations_of(pairs, players), players) == pairs
             assert pairs_within(evaluations_of(pairs, players) - 1, players) == pairs - 1
-    assert pairs_within(2, 1) > 0
+    assert pairs_within(2, 1) == pairs_within(100_000, 1) == 1  # for one player all pairs are the same
 
 
 async def test_the_service_samples_a_model_of_thirty_features(lab: SimpleNamespace) -> None:

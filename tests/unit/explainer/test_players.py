@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from infermesh.errors import FailedPrecondition
 from services.explainer.players import Players
 from services.explainer.signature import Signature, TensorSpec
 
@@ -19,14 +20,14 @@ def signature(*inputs: tuple[str, tuple[int, ...]], **columns: object) -> Signat
 
 
 def names(of: Signature) -> list[str]:
-    return list(Players.of(of, {spec.name: spec.shape[1:] for spec in of.inputs}).names)
+    return list(Players.of(of, {spec.name: spec.shape[1:] for spec in of.inputs}, 10).names)
 
 
 def test_each_column_of_each_input_is_a_player_in_the_order_of_the_inputs() -> None:
     """A single column is named by its input, whether the input is [-1] or [-1, 1]."""
     of = signature(("amount", (-1, 1)), ("hour", (-1,)), ("card", (-1, 3)), card=["age", "limit", "risk"])
 
-    players = Players.of(of, {"amount": (1,), "hour": (), "card": (3,)})
+    players = Players.of(of, {"amount": (1,), "hour": (), "card": (3,)}, 5)
 
     assert players.names == ("amount", "hour", "age", "limit", "risk")
     assert {name: index.tolist() for name, index in players.of_column.items()} == {
@@ -54,3 +55,24 @@ def test_a_name_that_two_inputs_share_is_told_apart() -> None:
     of = signature(("home", (-1, 2)), ("shop", (-1, 2)), home=["lat", "lon"], shop=["lat", "size"])
 
     assert names(of) == ["home.lat", "lon", "shop.lat", "size"]
+
+
+@pytest.mark.parametrize(
+    "shapes", [{"a": (2**40,), "b": (3,)}, {"a": (4,), "b": (2**20, 2**20)}, {"a": (8,), "b": (3,)}]
+)
+def test_too_many_columns_are_refused_before_any_of_them_has_a_name(shapes: dict[str, tuple[int, ...]]) -> None:
+    """A trillion of them, which nobody could write down, like one more than allowed; all inputs count together."""
+    of = signature(("a", (-1, -1)), ("b", (-1, -1)))
+
+    with pytest.raises(
+        FailedPrecondition, match=r"expected 1 to 10 features to tell apart, its inputs have \d+ columns"
+    ):
+        Players.of(of, shapes, 10)
+
+    assert len(Players.of(of, {"a": (7,), "b": (3,)}, 10)) == 10
+
+
+def test_no_columns_are_no_features() -> None:
+    """There is nothing to attribute to."""
+    with pytest.raises(FailedPrecondition, match="its inputs have 0 columns"):
+        Players.of(signature(("x", (-1, 0))), {"x": (0,)}, 10)

@@ -261,5 +261,5 @@ async def test_the_stack_counts_explanations_by_model_and_code(lab: SimpleNamesp
     assert count("iris-explainer", "1", "OK") == 1
     assert count("", "", "NOT_FOUND") == 1
     assert repr(mesh.service).startswith(
-        "Measured → WithinDeadline(30 s) → Explainer(RemoteService(predictor), 3 backgrounds)"
+        "Measured → WithinDeadline(30 s) → Explainer(Retry(3 attempts) → RemoteService(predictor), 3 backgrounds)"
     )

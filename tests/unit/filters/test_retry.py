@@ -89,14 +89,16 @@ async def test_later_attempts_wait_and_then_the_last_error_is_told(parts: Parts,
     "error",
     [
         Unavailable("away"),
-        Unavailable("starting", rejected=True, retry_after_s=1.0),
+        Unavailable("socket closed", hop="predictor"),  # what the hop between saw of the one below it
+        Unavailable("starting", reason="STARTING", rejected=True, retry_after_s=1.0),
+        Unavailable("its channel was closed", reason="CHANNEL_CLOSED", hop="transformer"),
         ResourceExhausted("full", rejected=True),
         Internal("lost", rejected=True),
         ForeignStatus("ABORTED", "moved", rejected=True),
     ],
 )
 async def test_what_is_safe_is_tried_again(parts: Parts, request_: ModelInferRequest, error: MeshError) -> None:
-    """UNAVAILABLE, and what was refused before any work where another replica may take it, is retried."""
+    """A backend that went away, and what was refused before any work where another replica may take it, are retried."""
     backend = Backend(parts.clock, error)
 
     assert (await parts.retry(request_, Call(), backend)).id == "1"
@@ -111,6 +113,9 @@ async def test_what_is_safe_is_tried_again(parts: Parts, request_: ModelInferReq
         FailedPrecondition("no feature", rejected=True),
         Unimplemented("never", rejected=True),
         DeadlineExceeded("late", rejected=True),
+        Unavailable("Redis is away", reason="FEATURE_STORE_UNAVAILABLE", hop="transformer", rejected=True),
+        Unavailable("not loaded", reason="MODEL_NOT_READY", hop="predictor", rejected=True),
+        Unavailable("another version answered", reason="VERSION_CHANGED", hop="explainer"),
         ResourceExhausted("come back later", rejected=True, retry_after_s=0.1),
         ResourceExhausted("half done"),
         Internal("broken"),
@@ -121,7 +126,7 @@ async def test_what_is_safe_is_tried_again(parts: Parts, request_: ModelInferReq
 async def test_what_would_fail_again_or_may_be_done_is_not(
     parts: Parts, request_: ModelInferRequest, error: Exception
 ) -> None:
-    """A caller's mistake, a pushback, work that may have been done, and our own defects are told at once."""
+    """A caller's mistake, a pushback, what a hop decided, work that may be done, and our own defects are told at once."""
     backend = Backend(parts.clock, error)
 
     with pytest.raises(type(error)):
@@ -156,6 +161,25 @@ async def test_retries_in_the_long_run_are_a_share_of_the_calls(clock: Any, requ
     retries = len(backend.calls) - 1000
     assert 10 <= retries <= 10 + 0.1 * 1000
     assert parts.seen.count("no_budget") > 800
+
+
+async def test_what_a_hop_decided_leaves_the_budget_to_a_replica_that_dies(
+    clock: Any, request_: ModelInferRequest
+) -> None:
+    """While a feature store is away its calls are refused once each, and those whose replica dies are all answered."""
+    parts = Parts(clock, share=0.0, minimum=20)
+    refused = Backend(
+        clock, *(Unavailable("store", reason="FEATURE_STORE_UNAVAILABLE", rejected=True) for _ in range(400))
+    )
+    for at in range(100):
+        with pytest.raises(Unavailable, match="store"):
+            await parts.retry(request_, Call(), refused)
+        if at % 5 == 0:
+            dying = Backend(clock, Unavailable("socket closed"))
+            assert (await parts.retry(request_, Call(), dying)).id == "1"
+
+    assert len(refused.calls) == 100
+    assert parts.seen == ["retried"] * 20
 
 
 async def test_the_budget_saves_up_to_its_minimum_and_no_further() -> None:

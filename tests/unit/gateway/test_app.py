@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -98,6 +99,7 @@ async def _running(folder: Path, routes: list[dict[str, Any]], **settings: Any) 
         servers = {name: _local(name, backend) for name, backend in backends.items()}
         for server in servers.values():
             await server.start()
+            await server.set_ready(True)  # a backend is called while its health says so
             resources.push_async_callback(server.stop, 0)
         at = {name: f"127.0.0.1:{server.port}" for name, server in servers.items()}
         targets = {name: {"target": place} for name, place in at.items()} | {"both": {"target": list(at.values())}}
@@ -164,12 +166,35 @@ async def test_the_order_of_checks_is_credentials_permission_model_version(runni
 
 
 async def test_a_caller_with_the_scope_may_choose_its_variant(running: Any) -> None:
-    """The header reaches the gateway over the wire; without the scope it is refused, not ignored."""
+    """The header reaches the gateway over the wire; from a caller without the scope it is dropped, and counted."""
     variants = [{"name": "stable", "weight": 1, "version": 1}, {"name": "canary", "weight": 0, "version": 2}]
     async with running([{"model": "m", "backend": "one", "variants": variants}]) as gateway:
         assert (await gateway.infer(x_infermesh_variant="canary")).model_version == "2"
-        refused = gateway.infer(key="plain", x_infermesh_variant="canary")
-        assert await _code(refused) is grpc.StatusCode.PERMISSION_DENIED
+        assert (await gateway.infer(key="plain", x_infermesh_variant="canary")).model_version == "1"
+        assert (await gateway.infer(key="plain", x_infermesh_variant="no-such")).model_version == "1"
+        assert gateway.value("infermesh_gateway_variants_dropped_total", mode="enforce") == 2
+        assert gateway.value("infermesh_gateway_picks_total", model="m", variant="stable", by="weight") == 2
+
+
+async def test_refusals_are_in_the_log_with_who_asked_for_what(running: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """One line for a refused inference, a message of a stream and another RPC alike, with the caller and without the key."""
+    caplog.set_level(logging.INFO, logger="infermesh.filters.logged")
+    async with running([{"model": "m", "backend": "one"}]) as gateway:
+        await gateway.infer()
+        await _code(gateway.infer("x", "plain", x_request_id="r1"))
+        await _code(gateway.infer("m", "no-such-key"))
+        load = pb.RepositoryModelLoadRequest(model_name="m")
+        await _code(gateway.stub.RepositoryModelLoad(load, metadata=[("x-api-key", "plain")], timeout=10))
+        lost = iter([pb.ModelInferRequest(model_name="y")])
+        assert [one async for one in gateway.stub.ModelStreamInfer(lost, metadata=[("x-api-key", "all")], timeout=10)]
+
+    texts = [record.getMessage() for record in caplog.records if record.name == "infermesh.filters.logged"]
+    assert texts[0] == 'ModelInfer NOT_FOUND (MODEL_NOT_FOUND): caller "plain", model "x", request "r1"'
+    assert texts[1].startswith('ModelInfer UNAUTHENTICATED (KEY_UNKNOWN): caller "", model "m", request "')
+    assert texts[2].startswith('RepositoryModelLoad PERMISSION_DENIED (SCOPE_MISSING): caller "plain", model "m"')
+    assert texts[3].startswith('ModelInfer NOT_FOUND (MODEL_NOT_FOUND): caller "all", model "y"')
+    assert len(texts) == 4
+    assert "no-such-key" not in "".join(texts)
 
 
 async def test_a_caller_past_its_rate_is_told_to_come_back(running: Any) -> None:

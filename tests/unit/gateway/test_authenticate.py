@@ -30,7 +30,9 @@ def _entry(key: str, **rest: Any) -> dict[str, Any]:
 def _door(*entries: dict[str, Any], clock: Any = lambda: 0.0, enforce: bool = True) -> tuple[Authenticate, list[str]]:
     seen: list[str] = []
     ring = KeyRing(KeysFile.model_validate({"keys": list(entries)}), clock=clock)
-    return Authenticate(keys=ring, enforce=enforce, observe=seen.append), seen
+    return Authenticate(
+        keys=ring, enforce=enforce, observe=seen.append, observe_dropped=lambda: seen.append("dropped")
+    ), seen
 
 
 def _call(key: str = "k", **metadata: str) -> Call:
@@ -150,14 +152,28 @@ async def test_a_model_of_others_is_refused_in_the_same_words_whether_it_exists(
     assert len(texts) == 1
 
 
-async def test_the_choice_of_a_variant_needs_its_scope() -> None:
-    """The variant header is refused without the scope, not ignored."""
+async def test_a_wish_for_a_variant_without_the_scope_is_dropped() -> None:
+    """It is dropped like every key of the mesh that a caller sends, and counted; the call goes on with the rest as it was."""
     door, seen = _door(_entry("may", scopes=["infer", "variant"]), _entry("may-not", scopes=["infer"]))
+    may, may_not = (_call(key, x_infermesh_variant="canary", card_id="7") for key in ("may", "may-not"))
 
-    await door.admit("ModelInfer", "iris", "", _call("may", x_infermesh_variant="canary"))
-    with pytest.raises(PermissionDenied, match="needs the scope variant"):
-        await door.admit("ModelInfer", "iris", "", _call("may-not", x_infermesh_variant="canary"))
-    assert seen == ["VARIANT_FORBIDDEN"]
+    await door.admit("ModelInfer", "iris", "", may)
+    await door.admit("ModelInfer", "iris", "", may_not)
+
+    assert may.metadata["x-infermesh-variant"] == "canary"
+    assert dict(may_not.metadata) == {"x-api-key": "may-not", "card-id": "7"}
+    assert seen == ["dropped"]
+
+
+async def test_a_wish_for_a_variant_is_only_counted_where_nothing_is_refused() -> None:
+    """In the mode `observe` a wish without the scope still counts for the choice."""
+    door, seen = _door(_entry("k", scopes=["infer"]), enforce=False)
+    call = _call(x_infermesh_variant="canary")
+
+    await door.admit("ModelInfer", "iris", "", call)
+
+    assert call.metadata["x-infermesh-variant"] == "canary"
+    assert seen == ["dropped"]
 
 
 async def test_observe_refuses_nobody_and_names_who_is_known() -> None:

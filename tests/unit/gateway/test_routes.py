@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from infermesh.config import ConfigError, load, parse
-from services.gateway.config import GatewayConfig
+from infermesh.filters import Retry
+from services.gateway.config import GatewayConfig, RetryConfig
 from services.gateway.keys import KeysFile
 from services.gateway.routes import RoutesFile, read_routes
 
@@ -103,6 +104,15 @@ def test_the_samples_can_be_used() -> None:
     assert [(s.name, s.version) for s in fraud.shadows] == [("candidate", "3")]
     assert "*" in routes
     assert (key.caller, set(key.scopes)) == ("demo", {"infer", "explain", "admin", "variant"})
+
+
+def test_the_pauses_of_the_samples_retries_are_as_its_setting_says() -> None:
+    """As delivered and in the samples there are six attempts; the first retry waits for nothing, the others 0.4 s in all."""
+    default = RetryConfig().attempts
+    pauses_s = [Retry.pause_s * 2**doubled for doubled in range(default - 2)]
+
+    assert load(GatewayConfig, SAMPLES / "gateway.yaml", {}).retry.attempts == default == 6
+    assert sum(pauses_s) == pytest.approx(0.4, abs=0.05)
 
 
 def test_faults_of_the_files_are_faults_of_the_configuration(tmp_path: Path) -> None:

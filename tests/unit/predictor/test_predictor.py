@@ -321,3 +321,24 @@ async def test_a_typed_request_with_no_elements_is_answered(serve: Any, put: Any
 async def test_its_repr_says_where_its_models_are(serve: Any, tmp_path: Any) -> None:
     """What a stack prints at the start."""
     assert repr(await serve()) == f"Predictor({tmp_path})"
+
+
+@pytest.mark.parametrize("inline", ["0s", "1s"], ids=["in a thread", "inline"])
+async def test_a_shape_that_only_the_graph_can_refuse_is_the_callers_fault(
+    serve: Any, put: Any, models: Any, ask: Any, inline: str
+) -> None:
+    """Where the signature allows any size past the first dimension and the graph does not, the size that was sent is at fault."""
+    weights = np.ones((3, 2), np.float32)
+    out = {"y": (TensorProto.FLOAT, [None, 2])}
+    product = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    put("m", 1, models.model(product, {"x": (TensorProto.FLOAT, [None, None])}, out, w=weights))
+    predictor = await serve(inline_below=inline)
+
+    with pytest.raises(InvalidRequest, match="the model refused its input") as refused:
+        await predictor.infer(ask("m", x=np.ones((1, 5), np.float32)), Call())
+
+    assert refused.value.reason == "MODEL_REFUSED"
+    with pytest.raises(Internal):  # as in the warm-up: nothing says that the shape is to blame
+        await predictor.infer(ask("m", x=np.ones((7, 1), np.float32)), Call())
+    answer = await predictor.infer(ask("m", x=np.ones((1, 3), np.float32)), Call())
+    assert read_outputs(answer)["y"].tolist() == [[3.0, 3.0]]

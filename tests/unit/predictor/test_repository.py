@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import shutil
+import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 from prometheus_client import CollectorRegistry, generate_latest
 
 from infermesh.call import Call
@@ -285,8 +289,6 @@ async def test_nothing_outside_the_repository_can_be_loaded(serve: Any, put: Any
 
 async def test_a_type_that_the_protocol_does_not_have_is_a_reason(serve: Any, put: Any, models: Any) -> None:
     """A model with such an input is not loaded, and the index says which."""
-    from onnx import TensorProto
-
     put("m", 1, models.echo(TensorProto.COMPLEX64))
     predictor = await serve()
 
@@ -302,7 +304,152 @@ async def test_loaded_models_are_metrics(serve: Any, put: Any, models: Any) -> N
     registry.register(predictor.repository.collector("predictor"))
 
     size = len(models.add(1))
-
     line = f'infermesh_model_file_bytes{{model="m",service="predictor",version="1"}} {float(size)}'
     assert line in generate_latest(registry).decode()
     assert 'version="2"' not in generate_latest(registry).decode()
+
+
+@pytest.mark.parametrize("inline", ["0s", "1s"], ids=["in a thread", "inline"])
+async def test_a_version_that_was_replaced_is_freed(serve: Any, put: Any, models: Any, ask: Any, inline: str) -> None:
+    """A model of the start-up set goes with its session when it is reloaded, though the collector no longer looks at it."""
+    put("m", 1, models.add(1))
+    predictor = await serve(inline_below=inline)
+    await answered(predictor, ask("m", x=X))
+    gc.collect()
+    gc.freeze()
+    try:
+        old = weakref.ref(predictor.repository.resolve("m", ""))
+        session = weakref.ref(old()._session)  # type: ignore[union-attr]
+
+        await predictor.repository.load("m")
+        await answered(predictor, ask("m", x=X))
+
+        async with asyncio.timeout(5):
+            while old() is not None or session() is not None:
+                await asyncio.sleep(0.01)
+    finally:
+        gc.unfreeze()
+
+
+async def test_a_scrape_in_the_middle_of_loads_is_answered(serve: Any, put: Any, models: Any, tmp_path: Path) -> None:
+    """Metrics are read in a thread of their own while models come and go on the loop."""
+    put("m", 1, models.add(1))
+    predictor = await serve()
+    registry = CollectorRegistry()
+    registry.register(predictor.repository.collector("predictor"))
+    names = [f"m{number}" for number in range(300)]
+    for name in names:
+        (tmp_path / name).mkdir()
+    loading = True
+    scrapes = 0
+
+    def scrape() -> None:
+        nonlocal scrapes
+        while loading:
+            generate_latest(registry)
+            scrapes += 1
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)  # so that threads meet in the middle of things
+    scraping = asyncio.ensure_future(asyncio.to_thread(scrape))
+    try:
+        for name in names:
+            with pytest.raises(FailedPrecondition):
+                await predictor.repository.load(name)
+            await asyncio.sleep(0)
+        async with asyncio.timeout(5):
+            while scrapes < 10 and not scraping.done():
+                await asyncio.sleep(0.001)
+    finally:
+        loading = False
+        sys.setswitchinterval(interval)
+    await scraping
+
+    assert scrapes >= 10
+
+
+@pytest.mark.parametrize("version", ["2", "02", "0002"])
+async def test_a_version_that_failed_is_found_in_every_spelling(
+    serve: Any, put: Any, models: Any, ask: Any, version: str
+) -> None:
+    """Versions are numbers: a failed one is not ready, and not unknown, however many zeros are before it."""
+    put("m", 1, models.add(1))
+    put("m", 2, b"no model")
+    predictor = await serve()
+
+    with pytest.raises(Unavailable, match='model "m" version 2: is not loaded: InvalidProtobuf'):
+        await predictor.infer(ask("m", x=X, version=version), Call())
+
+    assert not await predictor.ready("m", version)
+
+
+async def test_a_model_that_is_dropped_is_no_metric_any_more(serve: Any, put: Any, models: Any) -> None:
+    """A scrape after an unload has nothing of it; after the next load it is back."""
+    put("m", 1, models.add(1))
+    predictor = await serve()
+    registry = CollectorRegistry()
+    registry.register(predictor.repository.collector("predictor"))
+
+    await predictor.repository.unload("m")
+    gone = generate_latest(registry).decode()
+    await predictor.repository.load("m")
+
+    assert 'model="m"' not in gone
+    assert 'model="m"' in generate_latest(registry).decode()
+
+
+def bf16_and_strings(models: Any, *, to: int) -> bytes:
+    return bytes(
+        models.model(
+            [helper.make_node("Identity", ["s"], ["t"]), helper.make_node("Cast", ["b"], ["c"], to=to)],
+            {"s": (TensorProto.STRING, ["rows"]), "b": (TensorProto.BFLOAT16, ["rows"])},
+            {"t": (TensorProto.STRING, ["rows"]), "c": (to, ["rows"])},
+        )
+    )
+
+
+@pytest.mark.parametrize("inline", ["0s", "1s"], ids=["in a thread", "inline"])
+async def test_bf16_and_strings_go_in_together(serve: Any, put: Any, models: Any, ask: Any, inline: str) -> None:
+    """A model that takes both answers, inline and in a thread."""
+    put("m", 1, bf16_and_strings(models, to=TensorProto.FLOAT))
+    predictor = await serve(inline_below=inline)
+    arrays = {"s": np.array([b"a", "é".encode()], object), "b": np.array([0x3F80, 0x4000], np.uint16)}
+
+    answer = await predictor.infer(ask("m", datatypes={"b": "BF16"}, **arrays), Call())
+
+    assert {name: array.tolist() for name, array in read_outputs(answer).items()} == {
+        "t": [b"a", "é".encode()],
+        "c": [1, 2],
+    }
+
+
+async def test_what_onnx_runtime_can_not_be_asked_for_is_not_loaded(serve: Any, put: Any, models: Any) -> None:
+    """Strings in and BF16 out would fail on every call: the index says so, with the names."""
+    put("m", 1, bf16_and_strings(models, to=TensorProto.BFLOAT16))
+    predictor = await serve()
+
+    assert index(predictor)["m", "1"] == (
+        "UNAVAILABLE",
+        "input s is a string and output c is bfloat16: the Python interface of ONNX Runtime can't do both in one run",
+    )
+
+
+async def test_strict_readiness_is_about_the_models_of_the_start(serve: Any, put: Any, models: Any) -> None:
+    """A load that fails later takes no working replica out; a model that failed at the start does until it loads."""
+    put("good", 1, models.add(1))
+    predictor = await serve(models=["good"], strict=True)
+    put("new", 1, b"no model")
+    put("good", 1, b"half a file")
+
+    for name in ("new", "good"):
+        with pytest.raises(FailedPrecondition):
+            await predictor.repository.load(name)
+
+    assert await predictor.ready()
+    started_badly = await serve(models=["good", "new"], strict=True)
+    put("good", 1, models.add(1))
+    await started_badly.repository.load("good")
+    assert not await started_badly.ready()
+    put("new", 1, models.add(1))
+    await started_badly.repository.load("new")
+    assert await started_badly.ready()

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 
 from infermesh.call import Call
 from infermesh.deadline import Deadline
-from infermesh.errors import DeadlineExceeded, ResourceExhausted
+from infermesh.errors import DeadlineExceeded, InvalidRequest, ResourceExhausted
 from infermesh.filters import WithinDeadline
 from infermesh.service import stack
 from infermesh.tensors import read_outputs
@@ -323,3 +323,76 @@ async def test_a_model_that_becomes_slow_leaves_the_loop_and_one_hiccup_does_not
         assert await runs(60, wall=0.0, cpu=0.0)
     assert await runs(100, wall=5.0, cpu=0.0)
     assert not await runs(4, wall=5.0, cpu=5.0)
+
+
+async def test_how_much_runs_inline_is_told_for_each_input(serve: Any, put: Any, models: Any, ask: Any) -> None:
+    """A large input of fixed size does not let another one grow on the event loop."""
+    two = models.model(
+        [
+            helper.make_node("ReduceMax", ["image"], ["most"], keepdims=0),
+            helper.make_node("Add", ["most", "s"], ["y"]),
+        ],
+        {"image": (TensorProto.FLOAT, [1, 300]), "s": (TensorProto.FLOAT, ["rows"])},
+        {"y": (TensorProto.FLOAT, ["rows"])},
+    )
+    put("m", 1, two)
+    predictor = await serve(inline_below="1s")
+    version = predictor.repository.resolve("m", "")
+    assert version.runs_inline
+    threads: list[str] = []
+    run = version._threads.run
+
+    def counted(*arguments: Any) -> Any:
+        threads.append("")
+        return run(*arguments)
+
+    version._threads.run = counted
+    image = np.ones((1, 300), np.float32)
+
+    await predictor.infer(ask("m", image=image, s=np.ones(1, np.float32)), Call())
+    assert not threads
+    await predictor.infer(ask("m", image=image, s=np.ones(300, np.float32)), Call())
+    assert threads
+
+
+@pytest.mark.parametrize("raw", [True, False], ids=["raw", "typed"])
+async def test_the_loop_gets_turns_while_many_strings_are_read(
+    serve: Any, put: Any, models: Any, ask: Any, raw: bool
+) -> None:
+    """Strings are taken apart one by one: health and other calls are answered meanwhile."""
+    put("m", 1, models.echo(TensorProto.STRING))
+    predictor = await serve()
+    request = ask("m", raw=raw, x=np.full(300_000, b"x", np.object_))
+    turns, longest, last = 0, 0.0, time.perf_counter()
+
+    call = asyncio.ensure_future(predictor.infer(request, Call()))
+    while not call.done():
+        await asyncio.sleep(0.001)
+        now = time.perf_counter()
+        turns, longest, last = turns + 1, max(longest, now - last), now
+    response = await call
+
+    assert list(response.outputs[0].shape) == [300_000]
+    assert turns > 10
+    assert longest < 0.05
+    assert read_outputs(response)["y"].tolist() == [b"x"] * 300_000
+
+
+async def test_many_strings_are_refused_for_what_is_wrong_with_them(
+    serve: Any, put: Any, models: Any, ask: Any
+) -> None:
+    """Read aside, a request is checked all the same, and counted as a failure."""
+    put("m", 1, models.echo(TensorProto.STRING))
+    predictor = await serve()
+    texts = np.full(10_000, b"x", np.object_)
+    texts[9_999] = b"\xff"
+
+    with pytest.raises(InvalidRequest, match="element 9999 is not") as refused:
+        await predictor.infer(ask("m", x=texts), Call())
+
+    assert refused.value.reason == "BYTES_NOT_UTF8"
+    cut = ask("m", x=texts)
+    cut.raw_input_contents[0] = cut.raw_input_contents[0][:-1]
+    with pytest.raises(InvalidRequest, match="element 9999 says"):
+        await predictor.infer(cut, Call())
+    assert predictor.repository.resolve("m", "").statistics.message("m", "1").inference_stats.fail.count == 2

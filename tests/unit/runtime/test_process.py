@@ -305,3 +305,14 @@ async def test_a_service_starts_again_on_the_ports_that_it_had() -> None:
     async with started(SERVER__GRPC_PORT=str(first.grpc_port), SERVER__HTTP_PORT=str(first.http_port)) as second:
         await second.until_ready()
         assert await second.http("/metrics") == 200
+
+
+async def test_a_process_of_its_own_has_its_start_up_taken_from_the_collector() -> None:
+    """What start-up made is frozen when the service is built."""
+    async with started() as process:
+        await process.until_ready()
+
+        answer = await process.stub.ModelInfer(pb.ModelInferRequest())
+
+    assert answer.parameters["frozen"].int64_param > 10_000
+    assert answer.parameters["threshold"].int64_param == 10_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -36,7 +37,10 @@ class Tiny(InferenceService):
 
     async def infer(self, request: pb.ModelInferRequest, call: Call) -> pb.ModelInferResponse:
         await pause(self.config.answer, in_thread=self.config.answer_in_thread)
-        return pb.ModelInferResponse(id=request.id)
+        response = pb.ModelInferResponse(id=request.id)
+        response.parameters["frozen"].int64_param = gc.get_freeze_count()
+        response.parameters["threshold"].int64_param = gc.get_threshold()[0]
+        return response
 
     async def metadata(self, request: Any, call: Call) -> Any:
         return pb.ModelMetadataResponse()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from urllib.error import HTTPError
@@ -11,7 +12,8 @@ from urllib.request import urlopen
 import pytest
 
 from infermesh.config import PortTaken
-from infermesh.telemetry import Metrics, TelemetryServer
+from infermesh.telemetry import Metrics, TelemetryServer, http
+from infermesh.telemetry.http import MAX_CONNECTIONS
 
 
 @pytest.fixture
@@ -91,3 +93,29 @@ def test_closing_is_quick(ready: list[bool]) -> None:
     server.close()
 
     assert time.monotonic() - started < 1
+
+
+def test_connections_that_say_nothing_are_bounded_and_keep_nobody_out(server: TelemetryServer) -> None:
+    """Past the bound the oldest connection is ended, so that a probe is answered whatever others hold open."""
+    before = threading.active_count()
+    silent = [socket.create_connection(("127.0.0.1", server.port), timeout=5) for _ in range(MAX_CONNECTIONS + 10)]
+    try:
+        assert get(server, "/live") == (200, "ok\n")
+        assert all(not each.recv(1) for each in silent[:10])
+        assert threading.active_count() - before <= MAX_CONNECTIONS + 1
+    finally:
+        for each in silent:
+            each.close()
+
+
+def test_a_connection_that_says_nothing_is_ended_in_time(
+    server: TelemetryServer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Who sends no request is hung up on, and it is nothing to write about."""
+    assert http._Quiet.timeout == 10
+    monkeypatch.setattr(http._Quiet, "timeout", 0.05)
+
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as silent:
+        assert silent.recv(1) == b""
+
+    assert capfd.readouterr().err == ""

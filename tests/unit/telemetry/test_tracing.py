@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent import futures
 from typing import Any
@@ -18,6 +20,7 @@ from infermesh.call import Call
 from infermesh.config import TelemetryConfig
 from infermesh.errors import NotFound
 from infermesh.telemetry import Tracing
+from infermesh.telemetry.tracing import CLOSE_S, EXPORT_TIMEOUT_S
 
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
@@ -140,3 +143,26 @@ def test_the_sdk_is_not_loaded_for_nothing() -> None:
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
 
     assert ended.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("listening", [False, True], ids=["refused", "silent"])
+def test_a_collector_that_is_away_does_not_hold_the_exit(listening: bool) -> None:
+    """What can't be sent within the bound is lost; closing waits no longer, whether nobody listens or nobody answers."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        if listening:
+            taken.listen()
+        endpoint = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        tracing = Tracing("gateway", TelemetryConfig(otlp_endpoint=endpoint))
+        with tracing.span("m", "", Call()):
+            pass
+
+        started = time.monotonic()
+        tracing.close(within_s=0.3)
+
+        assert time.monotonic() - started < 0.8
+
+
+def test_the_bounds_of_an_exit_are_short() -> None:
+    """A pod that stops has seconds; the sending of a batch is over before the wait for it."""
+    assert EXPORT_TIMEOUT_S < CLOSE_S <= 3

@@ -30,6 +30,7 @@ from services.transformer.administration import administration
 from services.transformer.app import build
 from services.transformer.config import TransformerConfig
 from services.transformer.load import load_csv
+from services.transformer.store import FeatureStore
 from services.transformer.writer import FeatureWriter
 
 LOCAL = ServerConfig(host="127.0.0.1", grpc_port=0)
@@ -166,6 +167,24 @@ async def test_a_hanging_redis_is_answered_for_in_time(
             os.kill(own_valkey.pid, signal.SIGCONT)
 
     assert response.parameters["infermesh_features"].string_param == "redis_unavailable"
+
+
+async def test_work_that_has_died_does_not_end_the_service_badly(
+    samples: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What background work has failed with is logged when the transformer ends, and ends nothing else."""
+    died = asyncio.Event()
+
+    async def dies(store: FeatureStore) -> None:
+        died.set()
+        raise RuntimeError("the handler is closed")
+
+    monkeypatch.setattr(FeatureStore, "watch", dies)
+
+    async with build(config_of(samples, "redis://127.0.0.1:1", NOBODY), telemetry("transformer")):
+        await asyncio.wait_for(died.wait(), 5)
+
+    assert "background work had failed" in caplog.messages
 
 
 async def test_it_is_ready_with_nothing_behind_it(samples: Path, request_of: RequestOf) -> None:

@@ -123,6 +123,33 @@ async def test_readiness_of_a_model_is_the_backends(backends: Backends, named: d
         await backends.ready("m")
 
 
+async def test_a_model_is_ready_where_one_variant_is(backends: Backends, named: dict[str, Any]) -> None:
+    """A version that only the backend of a variant has is ready; it is NOT_FOUND when no backend that may answer has it."""
+    named["predictor"].error = NotFound("no version 2")
+    assert await backends.ready("m", "2")
+
+    named["candidate"].error = Unavailable("away")
+    with pytest.raises(Unavailable, match="away"):
+        await backends.ready("m", "2")
+    named["candidate"].error = NotFound("no version 2")
+    with pytest.raises(NotFound, match="no version 2"):
+        await backends.ready("m", "2")
+
+
+async def test_a_model_that_one_backend_has_and_is_not_ready_is_not_missing(
+    backends: Backends, named: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One backend that has the model, though not ready, is enough for an answer that is no error."""
+
+    async def not_ready(model: str, version: str) -> bool:
+        return False
+
+    named["predictor"].error = NotFound("no version 2")
+    monkeypatch.setattr(named["candidate"], "ready", not_ready)
+
+    assert await backends.ready("m", "2") is False
+
+
 async def test_an_index_is_merged(backends: Backends, named: dict[str, Any]) -> None:
     """A model version that several backends hold is listed once, as ready if one of them has it ready."""
     entry = Index.ModelIndex

@@ -51,6 +51,29 @@ async def test_a_model_of_another_width_is_told_once(
     ]
 
 
+async def test_the_watch_survives_what_nobody_expected(
+    plans: dict[str, JoinPlan],
+    recorder: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """An error that is none of ours is logged, and the models are checked again."""
+    monkeypatch.setattr("services.transformer.check_models.FIRST_S", 0.001)
+    model = recorder(error=RuntimeError("the handler is closed"), described=described(2))
+    backends = Backends({"predictor": model, "explainer": model}, RoutingConfig(), plans)
+    told: asyncio.Future[tuple[str, int]] = asyncio.get_running_loop().create_future()
+
+    watching = asyncio.ensure_future(watch_models(plans, backends, lambda *result: told.set_result(result)))
+    async with asyncio.timeout(5):
+        while "checking the models failed" not in caplog.messages:
+            await asyncio.sleep(0.001)
+    model.error = None
+
+    assert await asyncio.wait_for(told, 5) == ("m", 0)
+    watching.cancel()
+    await asyncio.wait({watching})
+
+
 async def test_a_model_that_comes_later_is_checked_later(
     plans: dict[str, JoinPlan], recorder: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

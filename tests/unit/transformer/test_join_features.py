@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from infermesh.call import Call
 from infermesh.config import load
 from infermesh.deadline import NO_DEADLINE
-from infermesh.errors import FailedPrecondition, InvalidRequest, NotFound, Unavailable
+from infermesh.errors import FailedPrecondition, InvalidRequest, NotFound, ResourceExhausted, Unavailable
 from infermesh.protocol import open_inference_pb2 as pb
 from infermesh.service import Stack, stack
 from infermesh.telemetry import Metrics
@@ -199,6 +199,22 @@ async def test_the_version_is_checked_before_the_message(
     """A wrong version is the fault that is told, also when the ids are missing or unknown."""
     with pytest.raises(error, match=words):
         await mesh.infer(request_of(inputs, model="breast-cancer", **request_fields), CALL)
+
+
+async def test_the_version_is_checked_before_the_number_of_entities(
+    plan_of: Callable[..., JoinPlan], card: dict[str, Any], recorder: Callable[..., Any], request_of: RequestOf
+) -> None:
+    """Too many entities for a version that does not exist: the version is the fault that is told."""
+    plan = plan_of({"card": card}, {"x": {"columns": ["card.*"]}}, max_entities=1)
+    models = recorder(error=NotFound("no version 9"))
+    join = JoinFeatures({"m": plan}, FixedStore({}), models)
+    request = request_of({"card_id": [b"a", b"b"]}, model_version="9")
+
+    with pytest.raises(NotFound, match="no version 9"):
+        await join(request, CALL, models.infer)
+    models.error = None
+    with pytest.raises(ResourceExhausted, match="2 entities, at most 1"):
+        await join(request, CALL, models.infer)
 
 
 async def test_a_wrong_message_is_told_while_the_model_is_away(

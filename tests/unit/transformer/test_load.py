@@ -126,6 +126,35 @@ async def test_rows_may_have_event_times(client: Redis, writer: FeatureWriter, t
     ]
 
 
+async def test_times_that_cannot_be_are_refused(
+    client: Redis, writer: FeatureWriter, table: Callable[[str], Path], now_s: float
+) -> None:
+    """Milliseconds for seconds, and what no row can hold, are refused with the reason; a row of tomorrow is loaded."""
+    file = table(
+        "id,score,count,vip,event_time\n"
+        "a,1,1,1,1700000000000\n"
+        "a,2,2,1,1699999999\n"
+        "b,1,1,1,1e300\n"
+        "c,1,1,1,-1e300\n"
+        "d,1,1,1,2999-01-01T00:00:00Z\n"
+        f"e,1,1,1,{now_s + 86_400}\n"
+        f"f,1,1,1,{now_s + 86_401}\n"
+    )
+
+    summary = await load_csv(file, writer, event_time_us=EVENT_TIME_US, now=lambda: now_s)
+
+    ahead = "is more than a day ahead of now; expected RFC 3339 or seconds since 1970"
+    assert (summary.written, summary.refused) == (2, 5)
+    assert {refused.line: refused.why for refused in summary.refusals} == {
+        2: f"event_time: '1700000000000' {ahead}",
+        4: f"event_time: '1e300' {ahead}",
+        5: "event_time: '-1e300' is too long ago: 64 bits can't hold its microseconds",
+        6: f"event_time: '2999-01-01T00:00:00Z' {ahead}",
+        8: f"event_time: '1700086401.0' {ahead}",
+    }
+    assert (await stored(client, writer, "a")).values == (2.0, 2, True)
+
+
 async def test_whole_numbers_are_ids_in_one_spelling(
     client: Redis, writer_of: WriterOf, file_of: FileOf, table: Callable[[str], Path]
 ) -> None:

@@ -11,6 +11,7 @@ import pytest
 from infermesh.errors import InvalidRequest, MeshError, ResourceExhausted
 from infermesh.protocol import open_inference_pb2 as pb
 from infermesh.tensors import DATATYPES, add_inputs, read_inputs
+from services.transformer.config import RedisConfig
 from services.transformer.plan import JoinPlan
 from services.transformer.policy import Served
 from services.transformer.row import RowFormat
@@ -319,3 +320,16 @@ def test_too_many_entities_are_refused_before_they_are_read(plan_of: PlanOf, car
         plan.read(request)
 
     assert isinstance(refused.value, ResourceExhausted)
+    assert not refused.value.rejected  # or gateways would send it again
+
+
+def test_ten_thousand_entities_are_not_too_many(plan_of: PlanOf, card: dict[str, Any], request_of: RequestOf) -> None:
+    """By default a request of 10,000 entities is served, and no more than a lookup's timeout allows for."""
+    plan = plan_of({"card": card}, INPUTS, max_entities=RedisConfig().max_entities)
+
+    entities = plan.read(request_of({"card_id": [b"%d" % number for number in range(10_000)]}))
+    with pytest.raises(ResourceExhausted, match="10001 entities, at most 10000"):
+        plan.read(request_of({"card_id": [b"a"] * 10_001}))
+
+    assert entities is not None
+    assert entities.rows == 10_000

@@ -17,7 +17,7 @@ from infermesh.cli.valkey import Valkey
 from infermesh.deadline import NO_DEADLINE, Deadline
 from services.transformer.administration import administration
 from services.transformer.config import RedisConfig
-from services.transformer.connections import Connections
+from services.transformer.connections import Connections, Wait
 from services.transformer.metrics import FeatureMetrics
 from services.transformer.store import KEYS_PER_COMMAND, FeatureStore, StoreUnavailable
 
@@ -31,9 +31,9 @@ class Listened(Connections):
         super().__init__(config)
         self.round_trips: list[list[list[Any]]] = []
 
-    async def ask(self, *commands: Any) -> list[Any]:
+    async def ask(self, *commands: Any, wait: Wait | None = None) -> list[Any]:
         self.round_trips.append([list(command) for command in commands])
-        return await super().ask(*commands)
+        return await super().ask(*commands, wait=wait)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from infermesh.config import BackendConfig
 from infermesh.deadline import Deadline
 from infermesh.errors import DeadlineExceeded, Internal, Unavailable
 from infermesh.protocol import open_inference_pb2 as pb
+from infermesh.service import InferenceService, ModelRepository
 from infermesh.transport import RemoteService
 
 REQUEST = pb.ModelInferRequest(model_name="m", id="7")
@@ -236,3 +237,67 @@ async def test_a_name_in_any_letters_reaches_the_next_hop(serve: Any) -> None:
 
     seen = running.service.calls[0]
     assert (seen.variant, seen.caller.tenant) == ("münchen", "50 %\n")
+
+
+class Kept(InferenceService, ModelRepository):
+    """Keeps how long each RPC may take."""
+
+    def __init__(self) -> None:
+        self.left: dict[str, float] = {}
+
+    async def metadata(self, request: Any, call: Call) -> Any:
+        self.left["metadata"] = call.deadline.remaining()
+        return pb.ModelMetadataResponse()
+
+    async def index(self, request: Any, call: Call) -> Any:
+        self.left["index"] = call.deadline.remaining()
+        return pb.RepositoryIndexResponse()
+
+    async def load(self, request: Any, call: Call) -> Any:
+        self.left["load"] = call.deadline.remaining()
+        return pb.RepositoryModelLoadResponse()
+
+    async def unload(self, request: Any, call: Call) -> Any:
+        self.left["unload"] = call.deadline.remaining()
+        return pb.RepositoryModelUnloadResponse()
+
+    async def config(self, request: Any, call: Call) -> Any:
+        self.left["config"] = call.deadline.remaining()
+        return pb.ModelConfigResponse()
+
+    async def statistics(self, request: Any, call: Call) -> Any:
+        self.left["statistics"] = call.deadline.remaining()
+        return pb.ModelStatisticsResponse()
+
+
+async def test_what_is_asked_without_a_deadline_has_an_end_all_the_same(serve: Any) -> None:
+    """A backend that never answers costs ten seconds, and five minutes where it is to load a model; a deadline is kept."""
+    running = await serve(Kept())
+    backend, left = running.remote, running.service.left
+
+    for call, short, long in ((Call(), 10, 300), (Call(deadline=Deadline.after(60)), 60, 60)):
+        await backend.metadata(pb.ModelMetadataRequest(), call)
+        await backend.index(pb.RepositoryIndexRequest(), call)
+        await backend.config(pb.ModelConfigRequest(), call)
+        await backend.statistics(pb.ModelStatisticsRequest(), call)
+        await backend.load(pb.RepositoryModelLoadRequest(), call)
+        await backend.unload(pb.RepositoryModelUnloadRequest(), call)
+
+        for rpc in ("metadata", "index", "config", "statistics"):
+            assert left[rpc] == pytest.approx(short, abs=1), rpc
+        for rpc in ("load", "unload"):
+            assert left[rpc] == pytest.approx(long, abs=2), rpc
+
+
+async def test_the_mesh_goes_through_no_proxy(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy for the way out of a cluster does not stand between its services."""
+    for name in ("no_proxy", "no_grpc_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    running = await serve()
+    backend = remote(running.target)
+
+    assert (await backend.infer(REQUEST, Call(deadline=Deadline.after(5)))).id == "7"
+
+    await backend.close()

@@ -135,3 +135,15 @@ def test_without_a_deadline_there_is_none(remaining: float | None) -> None:
 def test_a_deadline_is_what_remains_from_now() -> None:
     """The deadline of a call is monotonic time here."""
     assert read(remaining=5.0).deadline.remaining() == pytest.approx(5.0, abs=0.1)
+
+
+@pytest.mark.parametrize("value", ["caf\u00e9", "a\nb", "a\x01b", "a\x7fb", "\u00ff\u00fe"])
+def test_what_the_next_hop_could_not_be_told_stays_here(value: str) -> None:
+    """gRPC refuses a call whose metadata is not printable ASCII, which a client that is not gRPC can send us."""
+    call = read(("x-request-id", value), ("traceparent", value), ("tracestate", "a=b"), ("baggage", value))
+
+    assert dict(call.trace) == {}
+    assert call.request_id.isalnum() and call.request_id != value
+    assert dict(read(("traceparent", TRACE["traceparent"]), ("baggage", value)).trace) == {
+        "traceparent": TRACE["traceparent"]
+    }

@@ -14,8 +14,9 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from infermesh.call import Call
 from infermesh.config import PortTaken, ServerConfig
-from infermesh.errors import NotFound
+from infermesh.errors import NotFound, Unauthenticated
 from infermesh.protocol import open_inference_pb2 as pb
+from infermesh.service import InferenceService
 from infermesh.transport import Server
 
 REQUEST = pb.ModelInferRequest(model_name="m", id="7")
@@ -280,3 +281,89 @@ async def test_connections_are_closed_gently_at_their_age(serve: Any, scripted: 
             await asyncio.sleep(0.005)
 
     assert len({call.peer for call in running.service.calls}) > 1
+
+
+async def test_a_call_outlasts_the_connection_that_brought_it(serve: Any, scripted: Any) -> None:
+    """The age of a connection, and the grace that a stop has, end no call that was accepted over it."""
+
+    async def answer(request: pb.ModelInferRequest, call: Call) -> pb.ModelInferResponse:
+        await asyncio.sleep(0.4)
+        return pb.ModelInferResponse(id=request.id)
+
+    running = await serve(scripted(answer), max_connection_age="50ms", grace="50ms")
+
+    assert (await running.stub.ModelInfer(REQUEST)).id == "7"
+
+
+class Closed(InferenceService):
+    """Admits nobody."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str]] = []
+
+    async def admit(self, rpc: str, model: str, version: str, call: Call) -> None:
+        self.asked.append((rpc, model))
+        raise Unauthenticated("no key")
+
+
+OFFERED = [
+    "ServerReady",
+    "ServerMetadata",
+    "ModelReady",
+    "ModelMetadata",
+    "ModelInfer",
+    "RepositoryIndex",
+    "ModelConfig",
+]
+NOT_OFFERED = ["SystemSharedMemoryStatus", "CudaSharedMemoryRegister", "TraceSetting", "LogSettings"]
+
+
+@pytest.mark.parametrize(
+    ("rpc", "data"), [(rpc, b"\xff\xff\xff") for rpc in OFFERED + NOT_OFFERED] + [(rpc, b"") for rpc in NOT_OFFERED]
+)
+async def test_credentials_come_before_the_message(serve: Any, rpc: str, data: bytes) -> None:
+    """Who has none is told so, and not what is wrong with its bytes, or which RPCs there are."""
+    running = await serve(Closed())
+
+    with pytest.raises(grpc.aio.AioRpcError, match="no key") as error:
+        await running.channel.unary_unary(f"/inference.GRPCInferenceService/{rpc}")(data)
+
+    assert error.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert running.service.asked == [(rpc, "")]
+
+
+async def test_credentials_come_before_the_messages_of_a_stream(serve: Any) -> None:
+    """Each message of a stream is admitted, bytes that are none too."""
+    running = await serve(Closed())
+    stream = running.channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")()
+
+    await stream.write(b"\xff\xff\xff")
+    answer = pb.ModelStreamInferResponse.FromString(await stream.read())
+
+    assert answer.error_message == "no key"
+    assert running.service.asked == [("ModelStreamInfer", "")]
+
+
+async def test_a_message_of_a_stream_that_is_none_is_one_failure(serve: Any) -> None:
+    """Garbage is answered in its turn, and the stream goes on."""
+    running = await serve()
+    stream = running.channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")()
+
+    await stream.write(b"\xff\xff\xff")
+    await stream.write(REQUEST.SerializeToString())
+    garbage, good = [pb.ModelStreamInferResponse.FromString(await stream.read()) for _ in range(2)]
+
+    assert garbage.error_message == "ModelStreamInfer: the 3 bytes of the request are no protobuf message"
+    assert garbage.infer_response.parameters["infermesh_code"].string_param == "INVALID_ARGUMENT"
+    assert (good.error_message, good.infer_response.id) == ("", "7")
+
+
+async def test_whether_the_process_lives_is_told_to_everyone(serve: Any) -> None:
+    """ServerLive asks for no credentials, whatever comes with it."""
+    running = await serve(Closed())
+
+    with pytest.raises(grpc.aio.AioRpcError, match="no protobuf message"):
+        await running.channel.unary_unary("/inference.GRPCInferenceService/ServerLive")(b"\xff\xff\xff")
+
+    assert (await running.stub.ServerLive(pb.ServerLiveRequest())).live
+    assert running.service.asked == []

@@ -303,3 +303,29 @@ def test_every_class_of_error_has_a_code_of_grpc() -> None:
         kind = getattr(errors, name)
         if isinstance(kind, type) and kind is not ForeignStatus:
             assert status_of(kind("x"), "here")[0].name == kind.code
+
+
+@pytest.mark.parametrize("hop", ["caf\u00e9", "a\nb", "\x00"])
+async def test_a_hop_that_metadata_can_not_carry_is_replaced(serve: Any, scripted: Any, hop: str) -> None:
+    """Whatever a lower hop calls itself, the code that it answered arrives."""
+    running = await serve(scripted(raising(Unavailable("x", hop=hop))))
+
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await running.stub.ModelInfer(REQUEST, timeout=3)
+
+    assert (error.value.code(), error.value.details()) == (grpc.StatusCode.UNAVAILABLE, "x")
+    assert dict(error.value.trailing_metadata())["x-infermesh-hop"] == "tested"
+    assert error_of(failure(grpc.StatusCode.UNAVAILABLE, "x", ("x-infermesh-hop", hop)), "predictor").hop == "predictor"
+    in_stream = stream_failure(Unavailable("x", hop=hop), "7", "tested")
+    assert error_in_stream(in_stream, "predictor").hop == "predictor"
+
+
+@pytest.mark.parametrize("milliseconds", [2**63 - 1, 10**9, -1, -(2**63)])
+def test_a_pushback_out_of_all_bounds_in_a_stream_is_none(milliseconds: int) -> None:
+    """As in metadata: what a backend makes up is not passed on."""
+    in_stream = stream_failure(Unavailable("x", retry_after_s=1.5), "7", "tested")
+    assert error_in_stream(in_stream, "predictor").retry_after_s == 1.5
+
+    in_stream.infer_response.parameters["infermesh_retry_pushback_ms"].int64_param = milliseconds
+
+    assert error_in_stream(in_stream, "predictor").retry_after_s is None

@@ -11,10 +11,12 @@ import grpc
 import pytest
 
 from infermesh.call import Call
-from infermesh.errors import NotFound
+from infermesh.errors import InvalidRequest, NotFound, Unavailable
 from infermesh.protocol.open_inference_pb2 import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
 from infermesh.service import InferenceService
 from infermesh.transport.stream import MAX_ANSWERS, MAX_IN_FLIGHT, answer_in_order
+
+GARBAGE = object()  # stands for bytes that are no message
 
 
 class Worker:
@@ -28,7 +30,9 @@ class Worker:
         self.answers = 1
         self.sent = 0
 
-    async def __call__(self, request: ModelInferRequest, call: Call) -> AsyncGenerator[ModelInferResponse, None]:
+    async def __call__(self, request: Any, call: Call) -> AsyncGenerator[ModelInferResponse, None]:
+        if request is GARBAGE:
+            raise InvalidRequest("no message")
         self.begun.append(request.id)
         self.working += 1
         self.most = max(self.most, self.working)
@@ -106,7 +110,7 @@ async def test_a_failure_is_one_answer_and_the_stream_goes_on() -> None:
     async def sent() -> AsyncIterator[Any]:
         yield ModelInferRequest(id="1", model_name="bad")
         yield ModelInferRequest(id="2", model_name="defect")
-        yield object()  # bytes that were no message
+        yield GARBAGE
         yield ModelInferRequest(id="4", model_name="m")
 
     answers = [a async for a in answers_of(sent(), Worker())]
@@ -114,7 +118,7 @@ async def test_a_failure_is_one_answer_and_the_stream_goes_on() -> None:
     assert [a.error_message.split(";")[0] for a in answers] == [
         "no model for 1",
         "internal error",
-        "ModelStreamInfer: the bytes of the request are no protobuf message",
+        "no message",
         "",
     ]
     assert [a.infer_response.id for a in answers] == ["1", "2", "", "4"]
@@ -219,7 +223,147 @@ async def test_when_the_server_leaves_what_was_read_is_answered() -> None:
     worker.gates["0"].set()
 
     assert (await first).infer_response.id == "0"
+    with pytest.raises(Unavailable, match="here: this replica is leaving"):
+        await anext(answers)
+
+
+@pytest.mark.usefixtures("no_task_left")
+async def test_a_stream_that_is_wholly_answered_ends_well_when_the_server_leaves() -> None:
+    """A caller who has said all and heard all is not told that something went wrong."""
+    worker, leaving = Worker(), asyncio.Event()
+    worker.gates["0"] = asyncio.Event()
+    ended = asyncio.Event()
+
+    async def sent() -> AsyncIterator[Any]:
+        yield ModelInferRequest(id="0")
+        ended.set()
+
+    answers = answers_of(sent(), worker, leaving)
+    first = asyncio.ensure_future(anext(answers))
+    await ended.wait()
+
+    leaving.set()
+    worker.gates["0"].set()
+
+    assert (await first).infer_response.id == "0"
     assert [a async for a in answers] == []
+
+
+@pytest.mark.usefixtures("no_task_left")
+async def test_an_end_that_is_on_its_way_when_the_server_leaves_is_seen() -> None:
+    """The last message and the end of a stream arrive one after the other."""
+    worker, leaving = Worker(), asyncio.Event()
+
+    async def sent() -> AsyncIterator[Any]:
+        yield ModelInferRequest(id="0")
+        leaving.set()
+        await asyncio.sleep(0.005)
+
+    assert [a.infer_response.id async for a in answers_of(sent(), worker, leaving)] == ["0"]
+
+
+@pytest.mark.parametrize("half_closed", [True, False])
+async def test_a_leaving_server_says_so_to_those_who_would_send_more(
+    serve: Any, scripted: Any, half_closed: bool
+) -> None:
+    """Over a real channel: UNAVAILABLE from the hop that leaves, after the answers; nothing of it after the client's end."""
+    begun, go = asyncio.Event(), asyncio.Event()
+
+    async def answer(request: ModelInferRequest, call: Call) -> ModelInferResponse:
+        begun.set()
+        await go.wait()
+        return ModelInferResponse(id=request.id)
+
+    running = await serve(scripted(answer))
+    stream = running.stub.ModelStreamInfer()
+    await stream.write(ModelInferRequest(id="1"))
+    if half_closed:
+        await stream.done_writing()
+    await begun.wait()
+
+    stopping = asyncio.ensure_future(running.server.stop(5))
+    await asyncio.sleep(0)
+    go.set()
+
+    assert (await stream.read()).infer_response.id == "1"
+    if half_closed:
+        assert await stream.read() is grpc.aio.EOF
+        assert await stream.code() is grpc.StatusCode.OK
+    else:
+        with pytest.raises(grpc.aio.AioRpcError, match="tested: this replica is leaving") as error:
+            await stream.read()
+        assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert dict(error.value.trailing_metadata())["x-infermesh-hop"] == "tested"
+    await stopping
+
+
+@pytest.mark.parametrize("raised", [NotFound("x", reason="R", retry_after_s=1e30), asyncio.CancelledError()])
+@pytest.mark.usefixtures("no_task_left")
+async def test_whatever_ends_a_request_the_stream_goes_on(raised: BaseException) -> None:
+    """A failure that can't be written down, and a cancellation that nobody asked for, are answers too."""
+
+    async def worker(request: ModelInferRequest, call: Call) -> AsyncGenerator[ModelInferResponse, None]:
+        if request.id == "0":
+            raise raised
+        yield ModelInferResponse(id=request.id)
+
+    async with asyncio.timeout(5):
+        answers = [a async for a in answers_of(requests("0", "1"), worker)]
+
+    assert [a.infer_response.id for a in answers] == ["0", "1"]
+    assert answers[0].error_message.startswith("internal error")
+    assert answers[0].infer_response.parameters["infermesh_code"].string_param == "INTERNAL"
+    assert answers[0].infer_response.parameters["triton_final_response"].bool_param
+
+
+@pytest.mark.usefixtures("no_task_left")
+async def test_a_call_that_can_not_be_read_is_a_failure_in_the_stream() -> None:
+    """What goes wrong before the work begins is told in its place."""
+
+    def no_call() -> Call:
+        raise ValueError("metadata")
+
+    async with asyncio.timeout(5):
+        answers = [a async for a in answer_in_order(requests("0"), no_call, Worker(), asyncio.Event(), "here")]
+
+    assert [a.infer_response.id for a in answers] == ["0"]
+    assert answers[0].error_message.startswith("internal error")
+
+
+@pytest.mark.usefixtures("no_task_left")
+async def test_reading_that_is_cancelled_from_below_ends_the_stream() -> None:
+    """Nobody waits for requests that will never come."""
+
+    async def sent() -> AsyncIterator[Any]:
+        yield ModelInferRequest(id="0")
+        raise asyncio.CancelledError
+
+    answers = answers_of(sent(), Worker())
+    async with asyncio.timeout(5):
+        assert (await anext(answers)).infer_response.id == "0"
+        with pytest.raises(asyncio.CancelledError):
+            await anext(answers)
+
+
+async def test_open_streams_are_bounded(serve: Any, scripted: Any) -> None:
+    """One stream more than the bound is refused at once with a pushback; a place that is free again is used."""
+    running = await serve(scripted(), max_streams=2)
+    streams = [running.stub.ModelStreamInfer() for _ in range(2)]
+    for stream in streams:
+        await stream.write(ModelInferRequest(id="1"))
+        await stream.read()
+
+    refused = running.stub.ModelStreamInfer()
+    assert await refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "2 streams are open" in await refused.details()
+    assert dict(await refused.trailing_metadata())["grpc-retry-pushback-ms"] == "100"
+
+    await streams[0].done_writing()
+    assert await streams[0].read() is grpc.aio.EOF
+    await streams[0].code()
+    again = running.stub.ModelStreamInfer()
+    await again.write(ModelInferRequest(id="2"))
+    assert (await again.read()).infer_response.id == "2"
 
 
 @pytest.mark.usefixtures("no_task_left")
