@@ -32,7 +32,8 @@ class Call:
 
     `metadata` is what the caller sent, keys in lower case, the first value of each key. What hops tell each other is parsed
     into fields of its own: `request_id`, `trace` (W3C traceparent, tracestate and baggage), `variant`, `shadow`, `attempt`.
-    `caller` is filled by the service's authentication; everything else changes only in a copy made by `derive`.
+    `caller` is filled by the service's authentication, which takes what the caller may not wish for out of `metadata`; everything
+    else changes only in a copy made by `derive`.
     """
 
     deadline: Deadline = NO_DEADLINE

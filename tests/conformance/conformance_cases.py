@@ -16,6 +16,7 @@ from infermesh.protocol import open_inference_pb2 as pb
 
 __all__ = [
     "BACKENDS",
+    "EXPLAINER_GROUPS",
     "HOPS",
     "NOT_IMPLEMENTED",
     "Case",

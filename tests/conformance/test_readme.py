@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from conformance_cases import EXPLAINER_GROUPS
+
 FOLDER = Path(__file__).parent
 
 
@@ -18,6 +20,26 @@ def test_the_table_lists_every_case_with_its_sentence() -> None:
     cases = [row for path in sorted(FOLDER.glob("test_*.py")) for row in _cases(path)]
     assert len({name for name, _ in cases}) == len(cases), "two tests have one id"
     assert sorted(rows) == sorted(cases)
+
+
+def test_every_case_that_is_not_for_all_hops_has_its_reason() -> None:
+    """Of the groups for every hop, README.md says why a case is left out on some of them, and names no other case."""
+    _, _, told = (FOLDER / "README.md").read_text(encoding="utf-8").partition("these are not for all:")
+    reasons = {
+        name for line in re.findall(r"^- (.+?): ", told, re.MULTILINE) for name in re.findall(r"`([^`]+)`", line)
+    }
+
+    narrowed = {name for path in sorted(FOLDER.glob("test_*.py")) for name in _narrowed(path)}
+    assert narrowed
+    assert reasons == narrowed
+
+
+def _narrowed(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "case":
+            name = ast.literal_eval(node.args[0])
+            if name.startswith(EXPLAINER_GROUPS) and any(one.arg == "hops" for one in node.keywords):
+                yield name
 
 
 def _cases(path: Path) -> Iterator[tuple[str, str]]:

@@ -363,18 +363,16 @@ async def test_the_loop_gets_turns_while_many_strings_are_read(
     put("m", 1, models.echo(TensorProto.STRING))
     predictor = await serve()
     request = ask("m", raw=raw, x=np.full(300_000, b"x", np.object_))
-    turns, longest, last = 0, 0.0, time.perf_counter()
+    turns = 0
 
     call = asyncio.ensure_future(predictor.infer(request, Call()))
     while not call.done():
-        await asyncio.sleep(0.001)
-        now = time.perf_counter()
-        turns, longest, last = turns + 1, max(longest, now - last), now
+        await asyncio.sleep(0)
+        turns += 1
     response = await call
 
     assert list(response.outputs[0].shape) == [300_000]
-    assert turns > 10
-    assert longest < 0.05
+    assert turns > 100  # on the loop itself there would be a handful
     assert read_outputs(response)["y"].tolist() == [b"x"] * 300_000
 
 
