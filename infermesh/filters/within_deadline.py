@@ -25,6 +25,9 @@ class WithinDeadline(Filter):
 
     default_s: float
     maximum_s: float = math.inf
+    ends_below: bool = (
+        False  # what is below ends at the call's deadline by itself, as RemoteService does: no timer is needed
+    )
 
     async def __call__(self, request: ModelInferRequest, call: Call, then: Infer) -> ModelInferResponse:
         limit = self.default_s if call.deadline.at == math.inf else self.maximum_s
@@ -40,6 +43,8 @@ class WithinDeadline(Filter):
             raise DeadlineExceeded(
                 f"model {quoted(request.model_name)}: the deadline had passed before work began", rejected=True
             )
+        if self.ends_below:
+            return await then(request, call)
         # As asyncio.timeout does it, at less than half its price: every call of every hop pays for this.
         task = asyncio.current_task()
         assert task is not None

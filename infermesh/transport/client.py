@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, TypeVar
 
 import grpc
@@ -68,7 +68,7 @@ class RemoteService(InferenceService, ModelRepository):
     async def infer(self, request: pb.ModelInferRequest, call: Call) -> pb.ModelInferResponse:
         data = self._serialised(request)
         try:
-            answer = await self._channel.infer(data, timeout=self._timeout(call), metadata=write_call(call))
+            answer = await self._channel.infer(data, timeout=self._timeout(call), metadata=_Outgoing(write_call(call)))
         except grpc.aio.AioRpcError as failure:
             raise error_of(failure, self.name, request.model_name) from None
         except (asyncio.CancelledError, grpc.aio.UsageError):
@@ -79,7 +79,7 @@ class RemoteService(InferenceService, ModelRepository):
     async def stream(self, request: pb.ModelInferRequest, call: Call) -> AsyncIterator[pb.ModelInferResponse]:
         rpc = None
         try:
-            rpc = self._channel.stream(timeout=self._timeout(call), metadata=write_call(call))
+            rpc = self._channel.stream(timeout=self._timeout(call), metadata=_Outgoing(write_call(call)))
             await rpc.write(self._serialised(request))
             await rpc.done_writing()
             async for data in rpc:
@@ -158,7 +158,7 @@ class RemoteService(InferenceService, ModelRepository):
                 rpc,
                 request.SerializeToString(),
                 timeout=longest_s if timeout is None else timeout,
-                metadata=write_call(call),
+                metadata=_Outgoing(write_call(call)),
             )
         except grpc.aio.AioRpcError as failure:
             raise error_of(failure, self.name) from None
@@ -224,6 +224,19 @@ class Channel:
     async def close(self) -> None:
         self.closed = True
         await self._channel.close()
+
+
+class _Outgoing(grpc.aio.Metadata):  # type: ignore[misc]  # grpc is without types here
+    """Metadata that is written once and read once: grpc would copy a list into a dictionary of lists, 2 µs for each call."""
+
+    def __init__(self, pairs: list[tuple[str, str]]) -> None:
+        self._pairs = pairs
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(self._pairs)
+
+    def __len__(self) -> int:
+        return len(self._pairs)
 
 
 def _options(config: BackendConfig) -> list[tuple[str, Any]]:

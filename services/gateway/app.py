@@ -43,7 +43,8 @@ async def build(config: GatewayConfig, telemetry: Telemetry) -> AsyncIterator[St
             logged,  # above what names the caller, so that the line about a refusal has the name
             *await _authenticate(config, metrics, logged, resources),  # before the rate limit, which counts per caller
             *_rate_limit(config, metrics, logged),  # before any work is done for the call
-            WithinDeadline(config.deadline.default, config.deadline.maximum),  # every call below has an end
+            # every call below has an end, which RemoteService holds; so no timer of its own
+            WithinDeadline(config.deadline.default, config.deadline.maximum, ends_below=True),
             service=routes,
         )
 

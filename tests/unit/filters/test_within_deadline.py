@@ -132,3 +132,16 @@ async def test_a_timeout_of_the_service_itself_is_not_ours(request_: ModelInferR
 
     with pytest.raises(TimeoutError, match="a socket"):
         await WithinDeadline(30)(request_, Call(), then)
+
+
+async def test_without_a_timer_the_end_is_still_told_to_what_is_below() -> None:
+    """Where what is below ends by itself, the deadline is set on the call all the same."""
+    ends: list[float] = []
+
+    async def below(request: ModelInferRequest, call: Call) -> ModelInferResponse:
+        ends.append(call.deadline.remaining())
+        return ModelInferResponse()
+
+    await WithinDeadline(2.0, ends_below=True)(ModelInferRequest(model_name="m"), Call(), below)
+
+    assert 0 < ends[0] <= 2.0
