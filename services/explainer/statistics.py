@@ -7,24 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from infermesh.names import EXPLAINER_SUFFIX
-from infermesh.protocol.open_inference_pb2 import ModelStatistics, ModelStatisticsResponse, StatisticDuration
+from infermesh.protocol.open_inference_pb2 import ModelStatistics, ModelStatisticsResponse
+from infermesh.total import Total
 
 __all__ = ["Statistics", "Totals"]
-
-
-@dataclass(slots=True)
-class Total:
-    """A count and the seconds that it took in all. Added to on the event loop alone."""
-
-    count: int = 0
-    seconds: float = 0.0
-
-    def add(self, seconds: float) -> None:
-        self.count += 1
-        self.seconds += seconds
-
-    def message(self) -> StatisticDuration:
-        return StatisticDuration(count=self.count, ns=int(self.seconds * 1e9))
 
 
 @dataclass(slots=True)
