@@ -7,6 +7,7 @@ TRITON := .venv-triton
 PROTOBUF7 := .venv-protobuf7
 GENERATED := infermesh/protocol
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header $(UPGRADE)
+EXTRAS := gateway transformer predictor s3 gcs import explainer cli
 PINS := --constraint requirements/dev.txt
 PIP := -m pip install --quiet --disable-pip-version-check
 
@@ -53,14 +54,17 @@ docs: $(DEV)/ready ## make the pages that are generated from the code
 	$(DEV)/bin/python -m deploy.configmaps
 
 lock: ## pin the requirements of every image and environment, from pyproject.toml (needs uv; UPGRADE=--upgrade for newer ones)
-	$(LOCK) pyproject.toml --all-extras --group dev --output-file requirements/dev.txt
+	$(LOCK) pyproject.toml $(foreach extra,$(EXTRAS),--extra $(extra)) --group dev --output-file requirements/dev.txt
 	$(LOCK) pyproject.toml --extra gateway --extra transformer --extra predictor --extra explainer --extra cli --group build \
 	  $(PINS) --output-file requirements/run.txt
-	for service in gateway transformer predictor explainer; do \
+	for service in gateway transformer explainer; do \
 	  $(LOCK) pyproject.toml --extra $$service $(PINS) --output-file requirements/$$service.txt || exit; \
 	done
-	$(LOCK) --group tritonclient --output-file requirements/tritonclient.txt
-	$(LOCK) --group protobuf7 --output-file requirements/protobuf7.txt
+	$(LOCK) pyproject.toml --extra predictor --extra s3 --extra gcs $(PINS) --output-file requirements/predictor.txt
+	$(LOCK) pyproject.toml --extra gpu --extra s3 --extra gcs --output-file requirements/predictor-gpu.txt
+	for group in tritonclient protobuf7 kserve mlserver; do \
+	  $(LOCK) --group $$group --output-file requirements/$$group.txt || exit; \
+	done
 
 conformance: $(DEV)/ready ## the conformance cases against TARGET=host:port [HOP=predictor|transformer|gateway|explainer] [KEY=...]
 	$(DEV)/bin/python -m pytest tests/conformance --target $(TARGET) --hop $(or $(HOP),predictor) $(if $(KEY),--key $(KEY))

@@ -29,7 +29,7 @@ FILES = {
     "routes": "services.gateway.routes:RoutesFile",
     "keys": "services.gateway.keys:KeysFile",
     "features": "services.transformer.views:FeatureFile",
-    "model": "services.predictor.model_config:ModelFile",
+    "model": "services.predictor.model_config:ModelSettings",
 }
 NAMES = {"model": "`<model>/config.yaml`"}  # of files that are not called as what they configure; else `<that>.yaml`
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, PlainSerializer, ValidationInfo, WithJsonSchema
 
-__all__ = ["ConfigPath", "Duration", "Mode", "Size", "duration_text", "size_text"]
+__all__ = ["ConfigPath", "Duration", "Mode", "Size", "duration_text", "from_file", "size_text"]
 
 Mode = Literal["off", "observe", "enforce"]  # of a policy; observe counts what enforce would refuse
 
@@ -77,13 +77,14 @@ Size = Annotated[
 """Bytes, written with a unit: B, KiB, MiB, GiB, kB, MB, GB."""
 
 
-def _from_file(path: object, info: ValidationInfo) -> object:
+def from_file(path: object, info: ValidationInfo) -> object:
+    """A path as it is meant in the configuration file that names it: the validator of `ConfigPath`."""
     base = (info.context or {}).get("base")
     return (
         base / path if base is not None and isinstance(path, str) else path
     )  # a default is a Path: it is not from there
 
 
-ConfigPath = Annotated[Path, BeforeValidator(_from_file)]
+ConfigPath = Annotated[Path, BeforeValidator(from_file)]
 """A file or folder. A relative path starts at the folder of the configuration file when there is one, also if a variable gives
 it; without a file, and by default, at the working folder."""

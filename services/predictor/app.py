@@ -11,6 +11,7 @@ from infermesh.service import Stack, stack
 from services.predictor.config import PredictorConfig
 from services.predictor.predictor import Predictor
 from services.predictor.repository import Repository
+from services.predictor.source import open_source
 
 __all__ = ["build"]
 
@@ -18,7 +19,7 @@ __all__ = ["build"]
 @asynccontextmanager
 async def build(config: PredictorConfig, telemetry: Telemetry) -> AsyncIterator[Stack]:
     """The predictor, outermost first. Returns when every model of the start-up set has been tried."""
-    repository = Repository(config.repository, config.execution)
+    repository = Repository(config, open_source(config.repository.root))
     telemetry.metrics.registry.register(repository.collector(telemetry.metrics.service))
     try:
         await repository.load_all()

@@ -17,9 +17,9 @@ def metadata_message(version: ModelVersion, versions: list[str]) -> pb.ModelMeta
         name=version.model,
         versions=versions,
         platform=PLATFORM,
-        inputs=[tensor(name=s.name, datatype=s.datatype, shape=s.shape) for s in version.inputs],
-        outputs=[tensor(name=s.name, datatype=s.datatype, shape=s.shape) for s in version.outputs],
-        properties=version.properties,
+        inputs=[tensor(name=s.name, datatype=s.datatype, shape=s.shape) for s in version.signature.inputs],
+        outputs=[tensor(name=s.name, datatype=s.datatype, shape=s.shape) for s in version.signature.outputs],
+        properties=version.session.properties,
     )
 
 
@@ -29,9 +29,16 @@ def config_message(version: ModelVersion) -> pb.ModelConfig:
         name=version.model,
         platform=PLATFORM,
         backend="onnxruntime",
-        input=[pb.ModelInput(name=s.name, data_type=_data_type(s.datatype), dims=s.shape) for s in version.inputs],
-        output=[pb.ModelOutput(name=s.name, data_type=_data_type(s.datatype), dims=s.shape) for s in version.outputs],
-        instance_group=[pb.ModelInstanceGroup(count=version.instances, kind=pb.ModelInstanceGroup.KIND_CPU)],
+        input=[
+            pb.ModelInput(name=s.name, data_type=_data_type(s.datatype), dims=s.shape) for s in version.signature.inputs
+        ],
+        output=[
+            pb.ModelOutput(name=s.name, data_type=_data_type(s.datatype), dims=s.shape)
+            for s in version.signature.outputs
+        ],
+        instance_group=[
+            pb.ModelInstanceGroup(count=version.settings.execution.instances, kind=pb.ModelInstanceGroup.KIND_CPU)
+        ],
         default_model_filename="model.onnx",
     )
 

@@ -92,7 +92,7 @@ class Predictor(InferenceService, ModelRepository):
         return await asyncio.get_running_loop().run_in_executor(self._aside, work, *arguments)
 
     def __repr__(self) -> str:
-        return f"Predictor({self.repository.root})"
+        return f"Predictor({self.repository.source.location})"
 
 
 def _is_read_slowly(request: pb.ModelInferRequest) -> bool:
@@ -105,10 +105,11 @@ def _is_read_slowly(request: pb.ModelInferRequest) -> bool:
 
 def _read(version: ModelVersion, request: pb.ModelInferRequest) -> tuple[dict[str, Array], list[str]]:
     arrays = read_inputs(request)
-    version.check_datatypes(request.inputs)
-    version.check(arrays)
-    outputs = version.requested([o.name for o in request.outputs] if request.outputs else ())
-    version.to_strings(arrays)
+    signature = version.signature
+    signature.check_datatypes(request.inputs)
+    signature.check(arrays)
+    outputs = signature.requested([o.name for o in request.outputs] if request.outputs else ())
+    signature.to_strings(arrays)
     return arrays, outputs
 
 

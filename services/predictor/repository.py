@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any, TypeVar
 
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
@@ -16,9 +16,12 @@ from prometheus_client.registry import Collector
 from infermesh.errors import FailedPrecondition, NotFound, Unavailable, quoted
 from infermesh.names import check_model_name, check_version
 from infermesh.protocol.open_inference_pb2 import RepositoryIndexResponse
-from services.predictor.config import ExecutionConfig, RepositoryConfig
-from services.predictor.model_config import execution_of
-from services.predictor.model_version import LoadFailed, ModelVersion, cpu_quota
+from services.predictor.config import PredictorConfig
+from services.predictor.cpu import cpu_quota
+from services.predictor.load_failed import LoadFailed
+from services.predictor.model_config import settings_of
+from services.predictor.model_version import ModelVersion
+from services.predictor.source import Source, SourceAway, is_model_name
 
 __all__ = ["Repository"]
 
@@ -28,6 +31,7 @@ UNLOADED = "unloaded"  # the reason of a version that was dropped on request, wh
 
 _VERSION_FOLDER = re.compile(r"0|[1-9][0-9]{0,17}")  # one spelling for one version: 01 and 1 would be the same number
 
+R = TypeVar("R")
 _log = logging.getLogger(__name__)
 
 
@@ -47,10 +51,10 @@ class Repository:
     A version that fails to load changes nothing but its reason in the index.
     """
 
-    def __init__(self, config: RepositoryConfig, execution: ExecutionConfig) -> None:
-        self.root = config.root
-        self._config = config
-        self._execution = execution
+    def __init__(self, config: PredictorConfig, source: Source) -> None:
+        self.source = source
+        self._predictor = config
+        self._config = config.repository
         self._models: dict[str, _Model] = {}
         self._tried = False
         self._failed_at_start: set[str] = set()
@@ -77,13 +81,11 @@ class Repository:
 
     async def load_all(self) -> None:
         """Try every model of the start-up set; what fails is in the index and in the log."""
-        if not self.root.is_dir():
-            raise FileNotFoundError(f"repository.root: {self.root} is no folder")
-        names = (
-            self._config.models
-            if self._config.models is not None
-            else sorted(p.name for p in self.root.iterdir() if _is_model(p))
-        )
+        try:
+            there = await self._blocking(self.source.models)
+        except SourceAway as away:
+            raise FileNotFoundError(f"repository.root: {away}") from None
+        names = there if self._config.models is None else self._config.models
         entries = await asyncio.gather(*(self._load(name) for name in names))
         self._failed_at_start = {name for name, entry in zip(names, entries, strict=True) if entry.reasons}
         self._tried = True
@@ -91,9 +93,7 @@ class Repository:
     async def load(self, model: str) -> None:
         """Load what the model's folder holds now, all versions, and drop versions that are gone. Raises NotFound for no such
         model, FailedPrecondition with the reasons when one of its versions can't be loaded; the others are, all the same."""
-        if not _is_model(self._folder(model)):
-            raise NotFound(f"model {quoted(model)}: not in the repository")
-        entry = await self._load(model)
+        entry = await self._load(model, must_exist=True)
         if not entry.loaded or entry.reasons:
             why = "; ".join(f"version {version}: {reason}" for version, reason in sorted(entry.reasons.items()))
             raise FailedPrecondition(
@@ -152,7 +152,7 @@ class Repository:
     def loaded(self, model: str = "", version: str = "") -> list[ModelVersion]:
         """Loaded versions: of all models, of one, or the one that is named."""
         if not model:
-            return [v for entry in self._models.values() for v in entry.loaded.values()]
+            return [v for _, entry in sorted(self._models.items()) for v in entry.loaded.values()]
         if version:
             return [self.resolve(model, version)]
         self.resolve(model, "")
@@ -182,24 +182,27 @@ class Repository:
         """Metrics that are read from the repository when somebody scrapes."""
         return _Collector(self, service)
 
-    async def _load(self, model: str) -> _Model:
+    async def _load(self, model: str, *, must_exist: bool = False) -> _Model:
         async with self._one_at_a_time(model):
+            look = await self._blocking(self.source.look, model) if is_model_name(model) else None
+            if look is None and must_exist:
+                raise NotFound(f"model {quoted(model)}: not in the repository")
             entry = self._models.setdefault(model, _Model())
-            folders = _version_folders(self._folder(model))
+            folders = list(look.versions) if look else []
             reasons: dict[str, str] = {} if folders else {"": f"no version folder in {model}/"}
-            numbered = [p for p in folders if _VERSION_FOLDER.fullmatch(p.name)]
-            reasons |= {p.name: "the name of a version folder is a number" for p in folders if p not in numbered}
-            entry.loading = {p.name for p in numbered}
+            numbered = [name for name in folders if _VERSION_FOLDER.fullmatch(name)]
+            reasons |= {name: "the name of a version folder is a number" for name in folders if name not in numbered}
+            entry.loading = set(numbered)
             try:
-                results = await asyncio.gather(*(self._load_version(model, p) for p in numbered))
+                results = await asyncio.gather(*(self._load_version(model, name) for name in numbered))
             finally:
                 entry.loading = set()  # also when who asked for it has gone away
             fresh = {result.version: result for result in results if isinstance(result, ModelVersion)}
-            for path, result in zip(numbered, results, strict=True):
+            for name, result in zip(numbered, results, strict=True):
                 if isinstance(result, LoadFailed):
-                    reasons[path.name] = str(result)
+                    reasons[name] = str(result)
                     _log.error(
-                        "model version not loaded", extra={"model": model, "version": path.name, "reason": str(result)}
+                        "model version not loaded", extra={"model": model, "version": name, "reason": str(result)}
                     )
             old, entry.reasons = entry.loaded, reasons
             if not reasons:
@@ -213,27 +216,29 @@ class Repository:
                     version.close()
             return entry
 
-    async def _load_version(self, model: str, folder: Path) -> ModelVersion | LoadFailed:
+    async def _load_version(self, model: str, version: str) -> ModelVersion | LoadFailed:
         """The version, or why there is none: one that fails must not end the load of the others."""
 
         def make() -> ModelVersion | LoadFailed:
-            path = folder / MODEL_FILE
             try:
+                settings = settings_of(self.source.settings_folder(model), self._predictor)
+                path = self.source.version_folder(model, version) / MODEL_FILE
                 if not path.is_file():
-                    return LoadFailed(f"no {MODEL_FILE} in {model}/{folder.name}/")
-                return ModelVersion(model, int(folder.name), path, execution_of(folder.parent, self._execution))
+                    return LoadFailed(f"no {MODEL_FILE} in {model}/{version}/")
+                return ModelVersion(model, int(version), path, settings)
             except LoadFailed as failure:
                 return failure
             except Exception as error:
                 _log.exception("unforeseen error while a model was loaded", extra={"model": model})
                 return LoadFailed(f"{type(error).__name__}; the log says more")
 
-        result = await asyncio.get_running_loop().run_in_executor(self._threads, make)
+        result = await self._blocking(make)
         if isinstance(result, ModelVersion):
-            _log.info(
-                "model version loaded", extra={"model": model, "version": folder.name, "inline": result.runs_inline}
-            )
+            _log.info("model version loaded", extra={"model": model, "version": version, "inline": result.runs_inline})
         return result
+
+    async def _blocking(self, work: Callable[..., R], *arguments: Any) -> R:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
 
     def _loaded_changed(self) -> None:
         self._sizes = tuple((v.model, v.version_text, v.size_bytes) for v in self.loaded())
@@ -242,28 +247,11 @@ class Repository:
         """Two reloads of a model must not race, nor a load and an unload."""
         return self._loading.setdefault(model, asyncio.Lock())
 
-    def _folder(self, model: str) -> Path:
-        if "/" in model or "\\" in model or model.startswith("."):
-            raise NotFound(f"model {quoted(model)}: not in the repository")  # nothing outside the root is ours to load
-        return self.root / model
-
     def _not_ready(self, model: str, entry: _Model, version: str = "") -> Unavailable:
         state = "is loading" if version in entry.loading or entry.loading else "is not loaded"
         why = entry.reasons.get(version) or next(iter(entry.reasons.values()), "")
         what = f"model {quoted(model)}{f' version {version}' if version else ''}"
         return Unavailable(f"{what}: {state}{f': {why}' if why else ''}", reason="MODEL_NOT_READY", rejected=True)
-
-
-def _is_model(path: Path) -> bool:
-    try:
-        return path.is_dir() and not path.name.startswith((".", "_"))
-    except OSError:  # a name that is too long for the file system
-        return False
-
-
-def _version_folders(model: Path) -> list[Path]:
-    """Hidden folders are somebody's tools', not versions."""
-    return [p for p in sorted(model.iterdir()) if _is_model(p)] if model.is_dir() else []
 
 
 class _Collector(Collector):

@@ -84,9 +84,7 @@ def make(repository: Path) -> None:
         for version in model.versions:
             _write(repository / name / str(version), _proto(model.graph(model, version)).SerializeToString())
     _write(repository / BROKEN_MODEL / "1", BROKEN)
-    (repository / QUEUE_MODEL / "config.yaml").write_text(
-        "execution: {max_queue: 32}\n"
-    )  # it is to be filled by a test
+    (repository / QUEUE_MODEL / "config.yaml").write_text("queue: {max_requests: 32}\n")  # it is to be filled by a test
 
 
 def _write(folder: Path, content: bytes) -> None:

@@ -12,9 +12,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from infermesh.protocol import open_inference_pb2 as pb
 from infermesh.tensors import add_inputs
-from services.predictor.config import ExecutionConfig, RepositoryConfig
+from services.predictor.config import ExecutionConfig, PredictorConfig, RepositoryConfig
 from services.predictor.predictor import Predictor
 from services.predictor.repository import Repository
+from services.predictor.source import open_source
 
 SAMPLES = Path(__file__).parents[3] / "samples/models"
 Put = Callable[..., Path]
@@ -108,14 +109,27 @@ def put(tmp_path: Path) -> Put:
 
 @pytest.fixture
 async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
-    """`await serve(max_queue=…)`: a Predictor over all that was put."""
+    """`await serve(instances=…, queue={…})`: a Predictor over all that was put."""
     opened: list[Repository] = []
 
     async def serve(
-        root: Path | None = None, *, models: list[str] | None = None, strict: bool = False, **execution: Any
+        root: Path | None = None,
+        *,
+        models: list[str] | None = None,
+        strict: bool = False,
+        batching: Any = None,
+        queue: Any = None,
+        response_cache: Any = None,
+        **execution: Any,
     ) -> Predictor:
-        config = RepositoryConfig(root=root or tmp_path, models=models, strict_readiness=strict)
-        repository = Repository(config, ExecutionConfig(**{"intra_op_threads": 1, **execution}))
+        config = PredictorConfig(
+            repository=RepositoryConfig(root=root or tmp_path, models=models, strict_readiness=strict),
+            execution=ExecutionConfig(**{"intra_op_threads": 1, "optimized_graph_cache": False, **execution}),
+            batching=batching or {},
+            queue=queue or {},
+            response_cache=response_cache or {},
+        )
+        repository = Repository(config, open_source(str(root or tmp_path)))
         opened.append(repository)
         await repository.load_all()
         return Predictor(repository)

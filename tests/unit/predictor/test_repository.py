@@ -319,7 +319,7 @@ async def test_a_version_that_was_replaced_is_freed(serve: Any, put: Any, models
     gc.freeze()
     try:
         old = weakref.ref(predictor.repository.resolve("m", ""))
-        session = weakref.ref(old()._session)  # type: ignore[union-attr]
+        session = weakref.ref(old().session._session)  # type: ignore[union-attr]
 
         await predictor.repository.load("m")
         await answered(predictor, ask("m", x=X))

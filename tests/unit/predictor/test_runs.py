@@ -68,7 +68,7 @@ async def test_a_full_queue_refuses_at_once_with_a_pushback(
 ) -> None:
     """As many wait as the bound says; one more is RESOURCE_EXHAUSTED, not started, and told when to come back."""
     put("m", 1, models.slow())
-    predictor = await serve(max_queue=3)
+    predictor = await serve(queue={"max_requests": 3})
     version = predictor.repository.resolve("m", "")
     hanging = await hang(predictor, 4)
     assert version.waiting == 3
@@ -88,9 +88,9 @@ async def test_a_full_queue_refuses_at_once_with_a_pushback(
 async def test_without_a_queue_only_what_can_run_is_taken(
     serve: Any, put: Any, models: Any, ask: Any, hang: Any
 ) -> None:
-    """`max_queue: 0` lets as many in as there are instances."""
+    """`max_requests: 0` lets as many in as there are instances."""
     put("m", 1, models.slow())
-    predictor = await serve(max_queue=0, instances=2)
+    predictor = await serve(queue={"max_requests": 0}, instances=2)
     hanging = await hang(predictor, 2)
 
     with pytest.raises(ResourceExhausted, match="0 requests are waiting"):
@@ -104,7 +104,7 @@ async def test_calls_that_go_away_leave_nothing_in_the_queue(
 ) -> None:
     """While a model hangs, callers with short deadlines come and go without the queue, or the memory behind it, growing."""
     put("m", 1, models.slow())
-    predictor = await serve(max_queue=10)
+    predictor = await serve(queue={"max_requests": 10})
     version = predictor.repository.resolve("m", "")
     hanging = await hang(predictor)
     calls: list[Any] = []
@@ -309,7 +309,7 @@ async def test_a_model_that_becomes_slow_leaves_the_loop_and_one_hiccup_does_not
         return now[name]
 
     for name in takes:
-        monkeypatch.setattr(f"services.predictor.model_version.time.{name}", functools.partial(clock, name))
+        monkeypatch.setattr(f"services.predictor.inline.time.{name}", functools.partial(clock, name))
     request = ask("m", x=np.ones(1, np.float32))
 
     async def runs(count: int, *, wall: float, cpu: float) -> bool:
