@@ -7,7 +7,17 @@ from collections.abc import Mapping
 from infermesh.errors import InvalidRequest, quoted
 from infermesh.protocol.open_inference_pb2 import InferParameter, ModelInferRequest
 
-__all__ = ["FALLBACK", "FEATURES", "MODEL", "PRIORITY", "TIMEOUT", "VARIANT", "check_parameters", "unsigned"]
+__all__ = [
+    "FALLBACK",
+    "FEATURES",
+    "MODEL",
+    "PRIORITY",
+    "TIMEOUT",
+    "VARIANT",
+    "check_parameters",
+    "priority_of",
+    "unsigned",
+]
 
 TIMEOUT = "timeout"
 PRIORITY = "priority"
@@ -32,6 +42,11 @@ def check_parameters(request: ModelInferRequest) -> None:
     for output in request.outputs:
         if output.parameters:
             _check(request, output.parameters, f"output {quoted(output.name)}")
+
+
+def priority_of(request: ModelInferRequest) -> int:
+    """The request's priority, 1 the highest; 0: it names none. Raises InvalidRequest as `unsigned` does."""
+    return unsigned(request, PRIORITY) if PRIORITY in request.parameters else 0
 
 
 def unsigned(request: ModelInferRequest, name: str) -> int:

@@ -47,7 +47,9 @@ class ModelVersion:
         """Whether small requests run on the event loop."""
         return self._inline is not None and not self._inline.stopped
 
-    async def run(self, arrays: dict[str, Array], outputs: list[str], call: Call) -> list[tuple[str, str, Array]]:
+    async def run(
+        self, arrays: dict[str, Array], outputs: list[str], call: Call, *, rows: int = 1, priority: int = 0
+    ) -> list[tuple[str, str, Array]]:
         """The outputs as (name, datatype, array). Cancelling drops the run, or ends it if it has begun in a thread."""
         inline = self._inline
         if inline is not None and inline.fits(arrays):
@@ -57,8 +59,8 @@ class ModelVersion:
             values, waited, took = await self._threads.run(
                 lambda options: self.session.run(arrays, outputs, options), call
             )
-        self.statistics.queue.add(waited)
-        self.statistics.compute.add(took)
+        self.statistics.waited(waited)
+        self.statistics.executed(1, rows, took)
         specs = self.signature.output_by_name
         return [(name, specs[name].datatype, value) for name, value in zip(outputs, values, strict=True)]
 

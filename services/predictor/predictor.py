@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from infermesh.call import Call
 from infermesh.names import check_model_name
-from infermesh.parameters import check_parameters
+from infermesh.parameters import check_parameters, priority_of
 from infermesh.protocol import open_inference_pb2 as pb
 from infermesh.service import InferenceService, ModelRepository
 from infermesh.tensors import MAX_RANK, Array, add_outputs, read_inputs, uses_raw
@@ -44,7 +44,7 @@ class Predictor(InferenceService, ModelRepository):
                 arrays, outputs = _read(version, request)
             rows = next((len(a) for a in arrays.values() if a.ndim), 1)
             read = time.perf_counter()
-            values = await version.run(arrays, outputs, call)
+            values = await version.run(arrays, outputs, call, rows=rows, priority=priority_of(request))
             ran = time.perf_counter()
             response = pb.ModelInferResponse(
                 model_name=request.model_name, model_version=version.version_text, id=request.id

@@ -36,6 +36,14 @@ class Statistics:
         self.rows += rows
         self.last_inference = time.time()
 
+    def waited(self, seconds: float) -> None:
+        """Count one request's time in the queue."""
+        self.queue.add(seconds)
+
+    def executed(self, requests: int, rows: int, seconds: float) -> None:
+        """Count one run, of one request or of a batch of them."""
+        self.compute.add(seconds)
+
     def message(self, name: str, version: str) -> ModelStatistics:
         """In Triton's form."""
         message = ModelStatistics(
