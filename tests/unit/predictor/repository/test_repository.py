@@ -19,6 +19,7 @@ from infermesh.call import Call
 from infermesh.errors import FailedPrecondition, InvalidRequest, NotFound, Unavailable
 from infermesh.protocol import open_inference_pb2 as pb
 from infermesh.tensors import read_outputs
+from services.predictor.metrics import VersionsCollector
 
 X = np.array([1, 2], np.float32)
 
@@ -53,8 +54,8 @@ async def test_the_newest_version_is_the_highest_number(serve: Any, put: Any, mo
         ("other", "newest", NotFound, "no such model"),  # the model comes before the version
         ("m", "3", NotFound, 'model "m": no version 3, it has 1'),
         ("m", "newest", InvalidRequest, 'expected a number, got "newest"'),
-        ("m", "2", Unavailable, 'model "m" version 2: is not loaded: InvalidProtobuf'),
-        ("broken", "", Unavailable, 'model "broken": is not loaded: InvalidProtobuf'),
+        ("m", "2", Unavailable, 'model "m" version 2: is not loaded: model.onnx is no ONNX model'),
+        ("broken", "", Unavailable, 'model "broken": is not loaded: model.onnx is no ONNX model'),
         ("empty", "", Unavailable, "no version folder in empty/"),
     ],
 )
@@ -89,6 +90,7 @@ async def test_the_index_has_every_version_with_its_reason(serve: Any, put: Any,
     (tmp_path / "m/3").mkdir()
     put("m", "stable", models.add(1))
     put("m", "01", models.add(1))
+    put("m", "9" * 19, models.add(1))
     (tmp_path / "m/.cache").mkdir()
     (tmp_path / "_tools").mkdir()
     (tmp_path / "README.md").write_text("x")
@@ -97,11 +99,12 @@ async def test_the_index_has_every_version_with_its_reason(serve: Any, put: Any,
     found = index(predictor)
 
     assert found.pop(("m", "1")) == ("READY", "")
-    assert found.pop(("m", "2"))[1].startswith("InvalidProtobuf: ")
+    assert found.pop(("m", "2"))[1].startswith("model.onnx is no ONNX model")
     assert found == {
         ("m", "3"): ("UNAVAILABLE", "no model.onnx in m/3/"),
         ("m", "stable"): ("UNAVAILABLE", "the name of a version folder is a number"),
-        ("m", "01"): ("UNAVAILABLE", "the name of a version folder is a number"),
+        ("m", "01"): ("UNAVAILABLE", "the name of a version folder is a number without zeros before it: 1"),
+        ("m", "9" * 19): ("UNAVAILABLE", "the name of a version folder is a number of at most 18 digits"),
     }
     assert [m.version for m in predictor.repository.index(only_ready=True).models] == ["1"]
 
@@ -179,12 +182,12 @@ async def test_a_bad_new_file_leaves_the_old_version_serving(serve: Any, put: An
     predictor = await serve()
     put("m", 1, b"half a file")
 
-    with pytest.raises(FailedPrecondition, match='model "m": version 1: InvalidProtobuf'):
+    with pytest.raises(FailedPrecondition, match=r'model "m": version 1: model.onnx is no ONNX model'):
         await predictor.repository.load("m")
 
     assert await answered(predictor, ask("m", x=X)) == ("1", [2, 3])
     state, reason = index(predictor)["m", "1"]
-    assert state == "READY" and reason.startswith("InvalidProtobuf")
+    assert state == "READY" and reason.startswith("model.onnx is no ONNX model")
     put("m", 1, models.add(5))
     await predictor.repository.load("m")
     assert index(predictor)["m", "1"] == ("READY", "")
@@ -268,7 +271,7 @@ async def test_who_asks_for_a_load_and_goes_away_leaves_no_model_loading(
         await loading
 
     assert index(predictor) == {}
-    with pytest.raises(Unavailable, match='model "m": is not loaded'):
+    with pytest.raises(NotFound, match='model "m": no such model'):  # nobody holds it, as before
         await predictor.infer(ask("m", x=X), Call())
     await predictor.repository.load("m")
     assert await answered(predictor, ask("m", x=X)) == ("1", [2, 3])
@@ -301,7 +304,7 @@ async def test_loaded_models_are_metrics(serve: Any, put: Any, models: Any) -> N
     put("m", 2, b"no model")
     predictor = await serve()
     registry = CollectorRegistry()
-    registry.register(predictor.repository.collector("predictor"))
+    registry.register(VersionsCollector(predictor.repository, "predictor"))
 
     size = len(models.add(1))
     line = f'infermesh_model_file_bytes{{model="m",service="predictor",version="1"}} {float(size)}'
@@ -319,7 +322,7 @@ async def test_a_version_that_was_replaced_is_freed(serve: Any, put: Any, models
     gc.freeze()
     try:
         old = weakref.ref(predictor.repository.resolve("m", ""))
-        session = weakref.ref(old().session._session)  # type: ignore[union-attr]
+        session = weakref.ref(old().session)  # type: ignore[union-attr]
 
         await predictor.repository.load("m")
         await answered(predictor, ask("m", x=X))
@@ -336,7 +339,7 @@ async def test_a_scrape_in_the_middle_of_loads_is_answered(serve: Any, put: Any,
     put("m", 1, models.add(1))
     predictor = await serve()
     registry = CollectorRegistry()
-    registry.register(predictor.repository.collector("predictor"))
+    registry.register(VersionsCollector(predictor.repository, "predictor"))
     names = [f"m{number}" for number in range(300)]
     for name in names:
         (tmp_path / name).mkdir()
@@ -377,7 +380,7 @@ async def test_a_version_that_failed_is_found_in_every_spelling(
     put("m", 2, b"no model")
     predictor = await serve()
 
-    with pytest.raises(Unavailable, match='model "m" version 2: is not loaded: InvalidProtobuf'):
+    with pytest.raises(Unavailable, match=r'model "m" version 2: is not loaded: model.onnx is no ONNX model'):
         await predictor.infer(ask("m", x=X, version=version), Call())
 
     assert not await predictor.ready("m", version)
@@ -388,7 +391,7 @@ async def test_a_model_that_is_dropped_is_no_metric_any_more(serve: Any, put: An
     put("m", 1, models.add(1))
     predictor = await serve()
     registry = CollectorRegistry()
-    registry.register(predictor.repository.collector("predictor"))
+    registry.register(VersionsCollector(predictor.repository, "predictor"))
 
     await predictor.repository.unload("m")
     gone = generate_latest(registry).decode()
