@@ -1,0 +1,1 @@
+"""How a model version runs: its session, devices, memory and warm-up."""
