@@ -1,8 +1,9 @@
 """What a service tells about itself: metrics, logs and spans; their schema is here and nowhere else."""
 
+from infermesh.telemetry.endpoints import EndpointMetrics
 from infermesh.telemetry.http import TelemetryServer
 from infermesh.telemetry.logs import set_up_logs
 from infermesh.telemetry.metrics import Metrics
 from infermesh.telemetry.tracing import Tracing
 
-__all__ = ["Metrics", "TelemetryServer", "Tracing", "set_up_logs"]
+__all__ = ["EndpointMetrics", "Metrics", "TelemetryServer", "Tracing", "set_up_logs"]

@@ -6,24 +6,27 @@ under the empty label. Every child is made once and kept, so that a call costs a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+import prometheus_client
 from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
-    Histogram,
     PlatformCollector,
     ProcessCollector,
     disable_created_metrics,
 )
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.gc_collector import GCCollector
+from prometheus_client.registry import Collector
 
 import infermesh
+from infermesh.telemetry.histogram import Histogram
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series per series, which nobody asks for
 
-__all__ = ["Metrics"]
+__all__ = ["Metrics", "no_label"]
 
 LATENCY_BUCKETS_S = (
     0.0005,
@@ -46,18 +49,29 @@ LATENCY_BUCKETS_S = (
 )
 MAX_CHILDREN = 10_000  # a bound for all label sets together; past it calls are counted under empty labels
 
+Labels = tuple[str, str, str]  # model, version, variant
+
+
+def no_label(model: str) -> str:
+    """The empty label, whatever was asked for."""
+    return ""
+
+
+class _Outcome:
+    """Calls of one label set that ended with one code; their latency is in the histogram of all codes."""
+
+    __slots__ = ("count", "seconds")
+
+    def __init__(self, seconds: Histogram) -> None:
+        self.count = 0
+        self.seconds = seconds
+
 
 class Metrics:
-    """The registry of one service, and the metrics that every service has.
+    """The registry of one service, and the metrics that every service has; docs/metrics.md lists them.
 
-    | metric | labels | meaning |
-    |---|---|---|
-    | `infermesh_requests_total` | service, model, version, variant, code | inference calls by their outcome |
-    | `infermesh_request_seconds` | service, model, version, variant | their latency, seen from inside the service |
-    | `infermesh_ready` | service | 1 while the service says that it is ready |
-    | `infermesh_build_info` | service, version | 1 |
-
-    A part of a service adds its own by `counter`, `gauge` and `histogram`, with the service as the first label.
+    A part of a service adds its own by `counter`, `gauge` and `histogram`, with the service as the first label, or registers
+    a collector. `request` is called on the event loop alone.
     """
 
     def __init__(self, service: str) -> None:
@@ -66,13 +80,12 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
-        self._requests = self.counter(
-            "infermesh_requests_total", "Inference calls by outcome.", "model", "version", "variant", "code"
-        )
-        self._seconds = self.histogram(
-            "infermesh_request_seconds", "Latency of inference calls.", "model", "version", "variant"
-        )
-        self._children: dict[tuple[str, str, str, str], tuple[Callable[[], None], Callable[[float], None]]] = {}
+        self.label: Callable[[str], str] = no_label
+        """What a model's name is as a label, of which `refused` knows nothing before the service is built."""
+        self._outcomes: dict[tuple[str, str, str, str], _Outcome] = {}
+        self._seconds: dict[Labels, Histogram] = {}
+        self._tls: tuple[Counter, Gauge, Gauge] | None = None
+        self.registry.register(_Requests(service, self._outcomes, self._seconds))
         self.ready = self.gauge("infermesh_ready", "1 while the service is ready for traffic.").labels(service)
         self.gauge("infermesh_build_info", "1.", "version").labels(service, infermesh.__version__).set(1)
 
@@ -84,24 +97,77 @@ class Metrics:
 
     def histogram(
         self, name: str, text: str, *labels: str, buckets: tuple[float, ...] = LATENCY_BUCKETS_S
-    ) -> Histogram:
-        return Histogram(name, text, ("service", *labels), registry=self.registry, buckets=buckets)
+    ) -> prometheus_client.Histogram:
+        return prometheus_client.Histogram(name, text, ("service", *labels), registry=self.registry, buckets=buckets)
+
+    def certificates(self, of: str) -> Callable[[bool, float], None]:
+        """What counts the readings of certificates, of the server or of a backend, and keeps when the one in use expires.
+
+        A service without TLS has no such metrics.
+        """
+
+        def observe(good: bool, expires_at: float) -> None:
+            if self._tls is None:
+                self._tls = (
+                    self.counter("infermesh_tls_reloads_total", "Changed certificates.", "of", "outcome"),
+                    self.gauge("infermesh_tls_bad", "1 while changed certificates can't be used.", "of"),
+                    self.gauge("infermesh_tls_expires_seconds", "When the certificate in use expires.", "of"),
+                )
+            reloads, bad, expires = self._tls
+            reloads.labels(self.service, of, "good" if good else "bad").inc()
+            bad.labels(self.service, of).set(not good)
+            expires.labels(self.service, of).set(expires_at)
+
+        return observe
 
     def request(self, model: str, version: str, variant: str, code: str, seconds: float) -> None:
         """Count one inference call; it is `Measured`'s observer."""
-        key = (model, version, variant, code)
-        child = self._children.get(key)
-        if child is None:
-            child = self._child(key)
-        child[0]()
-        child[1](seconds)
+        outcome = self._outcomes.get((model, version, variant, code))
+        if outcome is None:
+            outcome = self._outcome(model, version, variant, code)
+        outcome.count += 1
+        outcome.seconds.add(seconds)
 
-    def _child(self, key: tuple[str, str, str, str]) -> tuple[Callable[[], None], Callable[[float], None]]:
-        if len(self._children) >= MAX_CHILDREN:
-            key = ("", "", "", key[3])
-        model, version, variant, code = key
-        count = self._requests.labels(self.service, model, version, variant, code).inc
-        child = (count, self._seconds.labels(self.service, model, version, variant).observe)
-        if len(self._children) < 2 * MAX_CHILDREN:
-            self._children[key] = child
-        return child
+    def refused(self, model: str, code: str) -> None:
+        """Count one inference call that was refused before any filter saw it. Its latency, which is nothing, is not."""
+        key = (self.label(model), "", "", code)
+        outcome = self._outcomes.get(key) or self._outcome(*key)
+        outcome.count += 1
+
+    def _outcome(self, model: str, version: str, variant: str, code: str) -> _Outcome:
+        if len(self._outcomes) >= MAX_CHILDREN:  # codes are few, so what is under empty labels has a bound too
+            model = version = variant = ""
+        seconds = self._seconds.setdefault((model, version, variant), Histogram(LATENCY_BUCKETS_S))
+        return self._outcomes.setdefault((model, version, variant, code), _Outcome(seconds))
+
+
+class _Requests(Collector):
+    """Runs in the thread of whoever scrapes."""
+
+    def __init__(
+        self, service: str, outcomes: dict[tuple[str, str, str, str], _Outcome], seconds: dict[Labels, Histogram]
+    ) -> None:
+        self._service = service
+        self._outcomes = outcomes
+        self._seconds = seconds
+
+    def describe(self) -> Iterator[Metric]:
+        """The names, so that the registry refuses a second metric of one of them."""
+        yield from self._families()
+
+    def collect(self) -> Iterator[Metric]:
+        requests, latency = self._families()
+        # Copied in one step each: the event loop may be adding a label set.
+        for (model, version, variant, code), outcome in self._outcomes.copy().items():
+            requests.add_metric((self._service, model, version, variant, code), outcome.count)
+        for labels, seconds in self._seconds.copy().items():
+            seconds.put_into(latency, (self._service, *labels))
+        yield requests
+        yield latency
+
+    def _families(self) -> tuple[CounterMetricFamily, HistogramMetricFamily]:
+        labels = ("service", "model", "version", "variant")
+        return (
+            CounterMetricFamily("infermesh_requests", "Inference calls by outcome.", labels=(*labels, "code")),
+            HistogramMetricFamily("infermesh_request_seconds", "Latency of inference calls.", labels=labels),
+        )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo
+from pydantic import BeforeValidator, Field, PlainSerializer, ValidationInfo
 from pydantic_settings import SettingsConfigDict
 
 from infermesh.config import Duration, Model, ServiceConfig, Size
@@ -27,12 +28,35 @@ __all__ = [
 def _location(value: object, info: ValidationInfo) -> object:
     if isinstance(value, Path):
         return str(value)
-    return value if not isinstance(value, str) or "://" in value else str(from_file(value, info))
+    if not isinstance(value, str):
+        return value
+    if "://" not in value:
+        return str(from_file(value, info))
+    from services.predictor.source.root_url import check_root  # here: the folder's other files need this one
+
+    check_root(value)
+    return value
 
 
 Location = Annotated[str, BeforeValidator(_location)]
 """A folder, or the URL of one: `s3://bucket/models`, `gs://…`, `https://…`. A relative folder starts at the folder of the
 configuration file when there is one."""
+
+
+def _without_secrets(value: object, name: str = "") -> object:
+    if isinstance(value, dict):
+        # Of headers only the names may be told.
+        return {key: _without_secrets(each, "token" if name == "headers" else str(key)) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_without_secrets(each, name) for each in value]
+    if re.search(r"key|secret|token|passw|credential|auth|signature", name, re.IGNORECASE):
+        return "…"
+    return re.sub(r"(?<=://)[^/]*@", "…@", value) if isinstance(value, str) else value
+
+
+StorageOptions = Annotated[
+    dict[Literal["s3", "gs", "http", "https"], dict[str, Any]], PlainSerializer(_without_secrets, when_used="json")
+]
 
 
 class CacheConfig(Model):
@@ -42,6 +66,10 @@ class CacheConfig(Model):
     """Folder of the cache, shared by restarts; left out: `infermesh/models` in the user's cache folder."""
     max_bytes: Size = Field("20GiB", ge=1)  # type: ignore[assignment]
     """Past it the model files that were not used for longest go; those that are loaded stay."""
+    timeout: Duration = Field("15s", gt=0)  # type: ignore[assignment]
+    """Longest that a URL may take to list a model, and that a download may stay without a byte; then the root counts as away."""
+    download_timeout: Duration = Field("1h", gt=0)  # type: ignore[assignment]
+    """Longest that one file may take to be downloaded."""
 
 
 class RepositoryConfig(Model):
@@ -54,12 +82,18 @@ class RepositoryConfig(Model):
     models: list[str] | None = None
     """Models to load at start; left out: as `mode` says. Others can be loaded by RPC."""
     poll: Duration = Field("10s", gt=0)  # type: ignore[assignment]
-    """In `watch`: how often a URL is looked at. A folder tells by itself."""
+    """In `watch`: how often a root is looked at; a folder also when it tells of a change. In every mode: how often a root that
+    was away is asked for what is missing."""
     settle: Duration = "1s"  # type: ignore[assignment]
     """In `watch`: how long files have to stay as they are before they are loaded, so that none is read half copied."""
+    load_timeout: Duration = Field("5m", gt=0)  # type: ignore[assignment]
+    """A load that takes longer counts as failed, and readiness waits for it no more; when it ends after all, it takes over."""
     strict_readiness: bool = False
     """Whether one model that fails to load keeps the predictor unready; its reason is in the index either way."""
     cache: CacheConfig = CacheConfig()
+    storage_options: StorageOptions = {}
+    """Of fsspec's filesystems, by scheme: `{s3: {endpoint_url: "http://minio:9000"}}`, `{https: {headers: {…}}}`. Credentials are
+    better left to the environment, where s3fs and gcsfs look for them; `config show` hides those that are given here."""
 
 
 class ExecutionConfig(Model):
@@ -79,12 +113,16 @@ class ExecutionConfig(Model):
     """Execution providers, the preferred one first; operators that one can't run go to the next."""
     missing_provider: Literal["fail", "fall_back"] = "fail"
     """What happens when one of `providers` is not there: the model is not loaded, or it runs on those that are."""
-    devices: list[int] = Field([0], min_length=1)
+    devices: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1)
     """Devices of the first provider, by number; each has a session with weights of its own. The CPU is one device."""
     memory_limit: Size = Field("0B", ge=0)  # type: ignore[assignment]
-    """Most that one version's arena may take on a device; 0: no limit. A run that needs more fails with RESOURCE_EXHAUSTED."""
+    """Most that the runs of one version may take on a device, beside its weights; 0: no limit. A run that needs more fails with
+    RESOURCE_EXHAUSTED, and no other does."""
     inline_below: Duration = "200us"  # type: ignore[assignment]
     """A model whose warm-up runs take less at the 99th percentile runs without a hop to a thread; 0: none does."""
+    profile_folder: ConfigPath | None = None
+    """Where profiles that somebody asks for are written; left out: `infermesh-profiles` in the system's folder for temporary
+    files."""
 
 
 class BatchingConfig(Model):
@@ -96,6 +134,9 @@ class BatchingConfig(Model):
     """Rows of a batch; a larger request runs by itself, whole."""
     max_bytes: Size = Field("64MiB", ge=1)  # type: ignore[assignment]
     """Bytes of a batch's inputs."""
+    unchecked: bool = False
+    """Whether rows are taken to be independent where made-up rows can't show it. Without it such a model is not loaded; data for
+    the check may be given in `warm_up`."""
 
 
 class QueueConfig(Model):

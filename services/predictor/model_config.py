@@ -8,6 +8,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import Field, StringConstraints, model_validator
 
 from infermesh.config import ConfigError, Model, parse
+from infermesh.names import LABEL
 from services.predictor.config import (
     BatchingConfig,
     ExecutionConfig,
@@ -21,7 +22,7 @@ __all__ = ["FILE", "ModelSettings", "VersionPolicy", "WarmUp", "WarmUpInput", "s
 
 FILE = "config.yaml"
 
-Label = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
+Label = Annotated[str, StringConstraints(pattern=rf"^{LABEL}$")]
 M = TypeVar("M", bound=Model)
 
 
@@ -48,18 +49,18 @@ class WarmUpInput(Model):
     file: str = ""
     """Instead: a `.npy` file beside the versions, whose rows are repeated as needed; its first dimension is the rows."""
     shape: list[Annotated[int, Field(ge=0)]] | None = None
-    """Dimensions after the rows, where the model leaves them free; left out: 1 each."""
+    """Dimensions after the first, as the model has them or in their free places; left out: 1 in the free ones."""
 
 
 class WarmUp(Model):
     """Runs before a version is ready. One that fails keeps it from being loaded."""
 
     rows: list[Annotated[int, Field(ge=0)]] = Field([1], min_length=1)
-    """Sizes of batches that are run, each `runs` times: every size that matters."""
+    """Sizes of batches that are run, each `runs` times: every size that matters. A first dimension that the model fixes stays."""
     runs: int = Field(3, ge=1, le=1000)
     """Runs for each size."""
     inputs: dict[str, WarmUpInput] = {}
-    """By the input's name; inputs that are left out are given random data."""
+    """By the input's name; those that are left out are given random data, or nothing where the model lets them be absent."""
 
 
 class ModelSettings(Model):

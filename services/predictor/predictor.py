@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-import time
+from asyncio import CancelledError
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from math import prod
+from time import perf_counter
 from typing import Any, TypeVar
 
 from infermesh.call import Call
+from infermesh.errors import DeadlineExceeded, Internal, MeshError
 from infermesh.names import check_model_name
 from infermesh.parameters import check_parameters, priority_of
 from infermesh.protocol import open_inference_pb2 as pb
 from infermesh.service import InferenceService, ModelRepository
 from infermesh.tensors import MAX_RANK, Array, add_outputs, read_inputs, uses_raw
-from services.predictor.describe import config_message, metadata_message
+from services.predictor.describe import config_message, metadata_message, statistics_message
 from services.predictor.model_version import ModelVersion
-from services.predictor.repository import Repository
+from services.predictor.nan import has_nan
+from services.predictor.repository.load_request import carry_out
+from services.predictor.repository.repository import Repository
+from services.predictor.response_cache import ResponseCache
+from services.predictor.statistics import CANCELLED
 
 __all__ = ["Predictor"]
 
 MANY_ELEMENTS = 4096  # that are taken apart one by one: about a millisecond
+MANY_NUMBERS = 8_000_000  # that are looked through for NaNs: half a millisecond
+MANY_BYTES = 262_144  # that are hashed: a quarter of a millisecond
 
+Inputs = list[pb.ModelInferRequest.InferInputTensor]
 R = TypeVar("R")
 
 
@@ -35,29 +44,56 @@ class Predictor(InferenceService, ModelRepository):
 
     async def infer(self, request: pb.ModelInferRequest, call: Call) -> pb.ModelInferResponse:
         version = self.repository.resolve(request.model_name, request.model_version)
-        started = time.perf_counter()
+        statistics = version.statistics
+        statistics.begun += 1
+        started = perf_counter()
         try:
+            # Held to the end: each loop over a message's tensors makes their Python objects anew when nobody holds them, 1 µs.
+            inputs = list(request.inputs)
             check_parameters(request)
-            if _is_read_slowly(request):
-                arrays, outputs = await self._in_thread(_read, version, request)
+            cache = version.response_cache
+            key = b""
+            if cache is not None:
+                key = await self._key(request)
+                kept = cache.get(key)
+                looked = perf_counter()
+                if kept is not None:
+                    kept.model_name, kept.id = request.model_name, request.id
+                    statistics.hit(looked - started, perf_counter() - started)
+                    return kept
+                statistics.cache_miss.add(looked - started)
+            if _is_read_slowly(inputs):
+                arrays, outputs = await self._in_thread(_read, version, request, inputs)
             else:
-                arrays, outputs = _read(version, request)
-            rows = next((len(a) for a in arrays.values() if a.ndim), 1)
-            read = time.perf_counter()
-            values = await version.run(arrays, outputs, call, rows=rows, priority=priority_of(request))
-            ran = time.perf_counter()
+                arrays, outputs = _read(version, request, inputs)
+            rows = _rows(arrays)
+            priority = priority_of(request)
+            read = perf_counter()
+            values = await version.run(arrays, outputs, call, rows=rows, priority=priority)
+            ran = perf_counter()
             response = pb.ModelInferResponse(
                 model_name=request.model_name, model_version=version.version_text, id=request.id
             )
-            if any(datatype == "BYTES" and array.size > MANY_ELEMENTS for _, datatype, array in values):
-                await self._in_thread(_write, response, values, uses_raw(request))
+            if _is_written_slowly(values):
+                has_nan = await self._in_thread(_write, response, values, uses_raw(request))
             else:
-                _write(response, values, uses_raw(request))
-        except BaseException:
-            version.statistics.failed(time.perf_counter() - started)
+                has_nan = _write(response, values, uses_raw(request))
+            if cache is not None:
+                cache.put(key, response)
+        except MeshError as error:
+            statistics.failed(error.code, perf_counter() - started)
             raise
-        ended = time.perf_counter()
-        version.statistics.answered(rows, read - started, ended - ran, ended - started)
+        except CancelledError:  # at its deadline a call is cancelled from above
+            code = DeadlineExceeded.code if call.deadline.expired else CANCELLED
+            statistics.failed(code, perf_counter() - started)
+            raise
+        except BaseException:
+            statistics.failed(Internal.code, perf_counter() - started)
+            raise
+        ended = perf_counter()
+        if has_nan:
+            statistics.nan_answers += 1
+        statistics.answered(rows, read - started, ended - ran, ended - started)
         return response
 
     async def metadata(self, request: pb.ModelMetadataRequest, call: Call) -> pb.ModelMetadataResponse:
@@ -68,11 +104,10 @@ class Predictor(InferenceService, ModelRepository):
         return self.repository.is_ready(model, version) if model else self.repository.ready
 
     async def index(self, request: pb.RepositoryIndexRequest, call: Call) -> pb.RepositoryIndexResponse:
-        return self.repository.index(only_ready=request.ready)
+        return await self.repository.index_now(only_ready=request.ready, root=request.repository_name)
 
     async def load(self, request: pb.RepositoryModelLoadRequest, call: Call) -> pb.RepositoryModelLoadResponse:
-        check_model_name(request.model_name)
-        await self.repository.load(request.model_name)
+        await carry_out(self.repository, request)
         return pb.RepositoryModelLoadResponse()
 
     async def unload(self, request: pb.RepositoryModelUnloadRequest, call: Call) -> pb.RepositoryModelUnloadResponse:
@@ -82,11 +117,18 @@ class Predictor(InferenceService, ModelRepository):
 
     async def config(self, request: pb.ModelConfigRequest, call: Call) -> pb.ModelConfigResponse:
         version = self.repository.resolve(request.name, request.version)
-        return pb.ModelConfigResponse(config=config_message(version))
+        policy, labels = self.repository.settings(request.name).versions, self.repository.labels(request.name)
+        return pb.ModelConfigResponse(config=config_message(version, policy, labels))
 
     async def statistics(self, request: pb.ModelStatisticsRequest, call: Call) -> pb.ModelStatisticsResponse:
         versions = self.repository.loaded(request.name, request.version)
-        return pb.ModelStatisticsResponse(model_stats=[v.statistics.message(v.model, v.version_text) for v in versions])
+        return pb.ModelStatisticsResponse(model_stats=[statistics_message(version) for version in versions])
+
+    async def _key(self, request: pb.ModelInferRequest) -> bytes:
+        """What a request's answer is kept under. Hashing a large one takes its time, which is not the loop's."""
+        if request.ByteSize() > MANY_BYTES:
+            return await self._in_thread(ResponseCache.key, request)
+        return ResponseCache.key(request)
 
     async def _in_thread(self, work: Callable[..., R], *arguments: Any) -> R:
         return await asyncio.get_running_loop().run_in_executor(self._aside, work, *arguments)
@@ -95,23 +137,48 @@ class Predictor(InferenceService, ModelRepository):
         return f"Predictor({self.repository.source.location})"
 
 
-def _is_read_slowly(request: pb.ModelInferRequest) -> bool:
+def _is_read_slowly(inputs: Inputs) -> bool:
     """Whether reading takes so long that the loop should do something else: strings are taken apart one by one."""
-    return any(
-        tensor.datatype == "BYTES" and len(tensor.shape) <= MAX_RANK and prod(tensor.shape) > MANY_ELEMENTS
-        for tensor in request.inputs
-    )
+    for tensor in inputs:  # a loop and no `any`: a generator costs as much again, and every call pays
+        if tensor.datatype != "BYTES":
+            continue
+        if len(tensor.shape) <= MAX_RANK and prod(tensor.shape) > MANY_ELEMENTS:
+            return True
+    return False
 
 
-def _read(version: ModelVersion, request: pb.ModelInferRequest) -> tuple[dict[str, Array], list[str]]:
+def _is_written_slowly(values: list[tuple[str, str, Array]]) -> bool:
+    """The same of an answer; numbers are copied fast, and looked through for NaNs at about 60 µs for each million."""
+    for _, datatype, array in values:
+        size = array.size
+        if size > MANY_ELEMENTS and (datatype == "BYTES" or size > MANY_NUMBERS):
+            return True
+    return False
+
+
+def _read(version: ModelVersion, request: pb.ModelInferRequest, inputs: Inputs) -> tuple[dict[str, Array], list[str]]:
     arrays = read_inputs(request)
     signature = version.signature
-    signature.check_datatypes(request.inputs)
+    signature.check_datatypes(inputs)
     signature.check(arrays)
     outputs = signature.requested([o.name for o in request.outputs] if request.outputs else ())
-    signature.to_strings(arrays)
+    if signature.strings:
+        signature.to_strings(arrays)
     return arrays, outputs
 
 
-def _write(response: pb.ModelInferResponse, values: list[tuple[str, str, Array]], raw: bool) -> None:
+def _rows(arrays: dict[str, Array]) -> int:
+    """The first dimension of the first input that has one."""
+    for array in arrays.values():
+        if array.ndim:
+            return len(array)
+    return 1
+
+
+def _write(response: pb.ModelInferResponse, values: list[tuple[str, str, Array]], raw: bool) -> bool:
+    """Put the outputs into the response; returns whether there is a NaN in them."""
     add_outputs(response, values, raw=raw)
+    nan = False
+    for _, datatype, array in values:
+        nan = nan or has_nan(datatype, array)
+    return nan

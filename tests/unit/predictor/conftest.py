@@ -14,7 +14,7 @@ from infermesh.protocol import open_inference_pb2 as pb
 from infermesh.tensors import add_inputs
 from services.predictor.config import ExecutionConfig, PredictorConfig, RepositoryConfig
 from services.predictor.predictor import Predictor
-from services.predictor.repository import Repository
+from services.predictor.repository.repository import Repository
 from services.predictor.source import open_source
 
 SAMPLES = Path(__file__).parents[3] / "samples/models"
@@ -120,19 +120,23 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
         batching: Any = None,
         queue: Any = None,
         response_cache: Any = None,
+        repository: Any = None,
+        source: Any = None,
         **execution: Any,
     ) -> Predictor:
         config = PredictorConfig(
-            repository=RepositoryConfig(root=root or tmp_path, models=models, strict_readiness=strict),
+            repository=RepositoryConfig(
+                **{"root": root or tmp_path, "models": models, "strict_readiness": strict, **(repository or {})}
+            ),
             execution=ExecutionConfig(**{"intra_op_threads": 1, "optimized_graph_cache": False, **execution}),
             batching=batching or {},
             queue=queue or {},
             response_cache=response_cache or {},
         )
-        repository = Repository(config, open_source(str(root or tmp_path)))
-        opened.append(repository)
-        await repository.load_all()
-        return Predictor(repository)
+        held = Repository(config, source or open_source(str(root or tmp_path)))
+        opened.append(held)
+        await held.load_all()
+        return Predictor(held)
 
     yield serve
     for repository in opened:

@@ -10,7 +10,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from infermesh.call import Call
-from infermesh.errors import Internal, InvalidRequest, MeshError
+from infermesh.deadline import Deadline
+from infermesh.errors import DeadlineExceeded, Internal, InvalidRequest, MeshError
+from infermesh.filters import WithinDeadline
 from infermesh.protocol import open_inference_pb2 as pb
 from infermesh.service import stack
 from infermesh.tensors import DATATYPES, read_outputs
@@ -241,7 +243,7 @@ async def test_every_request_is_under_exactly_one_outcome(serve: Any, put: Any, 
 
     results = await asyncio.gather(*(predictor.infer(r, Call()) for r in requests), return_exceptions=True)
     cancelled = asyncio.ensure_future(predictor.infer(ask("m", n=np.array([10**9])), Call()))
-    while not predictor.repository.resolve("m", "")._threads._running:
+    while not predictor.repository.resolve("m", "").running:
         await asyncio.sleep(0.001)
     cancelled.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -342,3 +344,19 @@ async def test_a_shape_that_only_the_graph_can_refuse_is_the_callers_fault(
         await predictor.infer(ask("m", x=np.ones((7, 1), np.float32)), Call())
     answer = await predictor.infer(ask("m", x=np.ones((1, 3), np.float32)), Call())
     assert read_outputs(answer)["y"].tolist() == [[3.0, 3.0]]
+
+
+async def test_a_call_that_is_ended_at_its_deadline_is_counted_as_that(
+    serve: Any, put: Any, models: Any, ask: Any
+) -> None:
+    """From above it is a cancellation, and no caller who went away."""
+    put("m", 1, models.slow())
+    predictor = await serve(queue={"refuse_late": False})
+
+    with pytest.raises(DeadlineExceeded):
+        await stack(WithinDeadline(30), service=predictor).infer(
+            ask("m", n=np.array([10**9])), Call(deadline=Deadline.after(0.05))
+        )
+
+    failures = predictor.repository.resolve("m", "").statistics.failures
+    assert {code: total.count for code, total in failures.items()} == {"DEADLINE_EXCEEDED": 1}

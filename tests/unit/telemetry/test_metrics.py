@@ -79,3 +79,26 @@ def test_two_services_in_one_process_have_a_registry_each() -> None:
 
     assert "infermesh_requests_total{" in text_of(one)
     assert "infermesh_requests_total{" not in text_of(two)
+
+
+def test_what_the_server_refuses_itself_is_counted_without_a_time() -> None:
+    """Under the model's name where it is known, else under none; its latency would only hide that of real calls."""
+    counted = Metrics("predictor")
+    counted.refused("iris", "UNAVAILABLE")
+    counted.label = {"iris": "iris"}.get  # type: ignore[assignment]
+
+    counted.refused("iris", "RESOURCE_EXHAUSTED")
+
+    text = text_of(counted)
+    rest = 'service="predictor",variant="",version=""}'
+    assert f'infermesh_requests_total{{code="UNAVAILABLE",model="",{rest} 1.0' in text
+    assert f'infermesh_requests_total{{code="RESOURCE_EXHAUSTED",model="iris",{rest} 1.0' in text
+    assert f'infermesh_request_seconds_count{{model="iris",{rest} 0.0' in text
+
+
+def test_a_second_metric_of_the_same_name_is_refused() -> None:
+    """Also beside those that a collector of ours tells."""
+    counted = Metrics("predictor")
+
+    with pytest.raises(ValueError, match="Duplicated timeseries"):
+        counted.counter("infermesh_requests_total", "Again.")

@@ -1,0 +1,1 @@
+"""When and with whom a request runs: instances, the queue before them, batches."""
