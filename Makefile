@@ -4,6 +4,8 @@ PYTHON ?= python3
 RUN := .venv-run
 DEV := .venv
 TRITON := .venv-triton
+KSERVE := .venv-kserve
+MLSERVER := .venv-mlserver
 PROTOBUF7 := .venv-protobuf7
 GENERATED := infermesh/protocol
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header $(UPGRADE)
@@ -26,7 +28,7 @@ demo: $(RUN)/ready ## the same, with the tour alone: ends with status 0, or a re
 test: $(DEV)/ready $(TRITON)/ready ## all tests, in under ten minutes on two cores
 	$(DEV)/bin/python -m pytest
 
-verify: $(DEV)/ready $(TRITON)/ready $(PROTOBUF7)/ready ## what takes longer: soak with faults, a fresh clone, environments of their own
+verify: $(DEV)/ready $(TRITON)/ready $(PROTOBUF7)/ready $(KSERVE)/ready $(MLSERVER)/ready ## what takes longer: soak with faults, a fresh clone, environments of their own
 	$(DEV)/bin/python -m pytest --long
 
 check: $(DEV)/ready ## format, lint, types, import rules, generated code current
@@ -72,8 +74,9 @@ conformance: $(DEV)/ready ## the conformance cases against TARGET=host:port [HOP
 e2e-compose: $(DEV)/ready ## build the images, bring docker-compose up, and drive the mesh through its public port
 	$(DEV)/bin/python -m pytest tests/e2e/test_compose.py
 
-bench: $(DEV)/ready ## what a call costs, beside its peers; benchmarks/README.md
-	$(DEV)/bin/python -m benchmarks.predictor_cost
+bench: $(DEV)/ready $(KSERVE)/ready $(MLSERVER)/ready ## what a call costs, beside its peers; benchmarks/README.md
+	$(DEV)/bin/python -m benchmarks.predictor_peers
+	$(DEV)/bin/python -m benchmarks.copies
 	$(DEV)/bin/python -m benchmarks.gateway_cost
 
 clean: ## remove the environments and what tools left
@@ -94,6 +97,14 @@ $(DEV)/ready: requirements/dev.txt pyproject.toml
 
 $(TRITON)/ready: requirements/tritonclient.txt
 	@$(call environment,$(TRITON),requirements/tritonclient.txt)
+	@touch $@
+
+$(KSERVE)/ready: requirements/kserve.txt
+	@$(call environment,$(KSERVE),requirements/kserve.txt)
+	@touch $@
+
+$(MLSERVER)/ready: requirements/mlserver.txt
+	@$(call environment,$(MLSERVER),requirements/mlserver.txt)
 	@touch $@
 
 $(PROTOBUF7)/ready: requirements/protobuf7.txt

@@ -16,24 +16,33 @@ import uvloop
 from infermesh.protocol import open_inference_pb2 as pb
 from infermesh.protocol import open_inference_pb2_grpc as pb_grpc
 
+DATATYPES = {"tensor(float)": "FP32", "tensor(double)": "FP64", "tensor(int64)": "INT64", "tensor(int32)": "INT32"}
+
 
 class BarePredictor(pb_grpc.GRPCInferenceServiceServicer):
-    """Takes one raw FP32 tensor and answers the model's INT64 and FP32 outputs raw."""
+    """Takes raw FP32 tensors in the model's order and answers all outputs raw."""
 
     def __init__(self, file: str) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
         self._session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-        self._input = self._session.get_inputs()[0].name
+        if any(i.type != "tensor(float)" for i in self._session.get_inputs()):
+            sys.exit("the bare predictor takes FP32 inputs only")
+        self._inputs = [i.name for i in self._session.get_inputs()]
         self._outputs = [o.name for o in self._session.get_outputs()]
+        self._datatypes = [DATATYPES[o.type] for o in self._session.get_outputs()]
 
     async def ModelInfer(self, request, context):
-        tensor = request.inputs[0]
-        array = np.frombuffer(request.raw_input_contents[0], np.float32).reshape(tuple(tensor.shape))
-        values = self._session.run(self._outputs, {self._input: array})
-        response = pb.ModelInferResponse(model_name=request.model_name, model_version="2", id=request.id)
-        for name, value in zip(self._outputs, values, strict=True):
-            response.outputs.add(name=name, datatype="INT64" if value.dtype == np.int64 else "FP32", shape=value.shape)
+        feed = {
+            name: np.frombuffer(raw, np.float32).reshape(tuple(tensor.shape))
+            for name, tensor, raw in zip(self._inputs, request.inputs, request.raw_input_contents, strict=True)
+        }
+        values = self._session.run(self._outputs, feed)
+        response = pb.ModelInferResponse(
+            model_name=request.model_name, model_version=request.model_version, id=request.id
+        )
+        for name, datatype, value in zip(self._outputs, self._datatypes, values, strict=True):
+            response.outputs.add(name=name, datatype=datatype, shape=value.shape)
             response.raw_output_contents.append(value.tobytes())
         return response
 

@@ -18,7 +18,7 @@ from benchmarks.pairs import LOAD_CORE, Contender, compare, free_port, process
 from infermesh.protocol.open_inference_pb2 import ModelInferRequest, ModelInferResponse
 from infermesh.tensors import add_inputs, add_outputs
 
-BOUND = 1.25
+BOUND = 1.5
 KEY = "a-key-for-measuring"
 ROUTES = """
 routes:

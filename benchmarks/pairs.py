@@ -1,30 +1,34 @@
-"""Two servers under the same load in turns; what is compared is the CPU time of each one's whole process tree per call.
+"""Servers under the same load in turns; what is compared is the CPU time of each one's whole process tree per call.
 
-The servers are pinned to core 0 and the load to core 1. Rounds alternate, so that what disturbs the machine meets both; the
-ratio is the median over the pairs.
+The servers are pinned to core 0 and the load to core 1. Who begins a round changes from round to round, so that what disturbs
+the machine meets all; a ratio is the median over the rounds of ours to the peer's in the same round.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import platform
-import signal
-import socket
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from importlib.metadata import version
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["Contender", "compare", "free_port", "machine", "process"]
+from benchmarks.processes import LOAD_CORE, ROOT, SERVER_CORE, cpu_s, free_port, machine, process, rss_bytes
 
-TICKS = os.sysconf("SC_CLK_TCK")
-SERVER_CORE, LOAD_CORE = "0", "1"
+__all__ = [
+    "LOAD_CORE",
+    "SERVER_CORE",
+    "Contender",
+    "Ratio",
+    "compare",
+    "compare_all",
+    "free_port",
+    "machine",
+    "process",
+]
+
+WARM_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,109 +41,93 @@ class Contender:
     key: str = ""
 
 
-def free_port() -> int:
-    """A port of loopback that nobody listens on now."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """What one contender's calls cost to another's, round by round."""
+
+    rounds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.rounds)
+
+    @property
+    def inverse(self) -> Ratio:
+        """The other's to the one's."""
+        return Ratio(tuple(1 / r for r in self.rounds))
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} ({min(self.rounds):.2f} to {max(self.rounds):.2f})"
 
 
-def machine() -> str:
-    """One line that says where and with what it was measured."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.split(":")[1].strip() for line in lines if "model name" in line), "?")
-    libraries = ", ".join(
-        f"{name} {version(name)}" for name in ("grpcio", "protobuf", "numpy", "onnxruntime", "uvloop")
-    )
-    return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}, {libraries}"
+@dataclass(slots=True)
+class _Record:
+    """The rounds of one contender."""
 
+    results: list[dict[str, float]] = field(default_factory=list)
 
-@contextlib.contextmanager
-def process(
-    arguments: Sequence[str], port: int, environment: dict[str, str] | None = None, core: str = SERVER_CORE
-) -> Iterator[int]:
-    """A Python process pinned to one core that is given once its port answers, and is ended by its id."""
-    command = ["taskset", "-c", core, sys.executable, *arguments]
-    child = subprocess.Popen(command, env=os.environ | (environment or {}), stderr=subprocess.DEVNULL)
-    try:
-        _await_port(child, port, arguments)
-        yield child.pid
-    finally:
-        child.send_signal(signal.SIGTERM)
-        try:
-            child.wait(10)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
+    def median(self, key: str) -> float:
+        return statistics.median(r[key] for r in self.results)
 
 
 def compare(
     ours: Contender, peer: Contender, request_file: Path, *, pairs: int, seconds: float, in_flight: int
 ) -> float:
     """Print every pair of rounds and the medians; returns the median ratio of CPU per call, ours to the peer's."""
-    print(f"{machine()}\n{in_flight} calls in flight, {pairs} alternating pairs of {seconds:g} s\n")
-    ratios, costs = [], {ours.name: [], peer.name: []}
-    for each in (ours, peer):
-        _round(each, request_file, 1.0, in_flight)  # warm
+    ratios = compare_all(ours, [peer], request_file, pairs=pairs, seconds=seconds, in_flight=in_flight)
+    return ratios[peer.name].median
+
+
+def compare_all(
+    ours: Contender, peers: Sequence[Contender], request_file: Path, *, pairs: int, seconds: float, in_flight: int
+) -> dict[str, Ratio]:
+    """Print every round and the medians; returns for each peer, by name, the ratio of CPU per call, ours to the peer's."""
+    print(f"{machine()}\n{in_flight} calls in flight, {pairs} rounds of {seconds:g} s each, in rotating order\n")
+    contenders = [ours, *peers]
+    records = {c.name: _Record() for c in contenders}
+    for each in contenders:
+        _round(each, request_file, WARM_S, in_flight)
     for number in range(pairs):
-        order = (ours, peer) if number % 2 else (peer, ours)
-        results = {c.name: _round(c, request_file, seconds, in_flight) for c in order}
-        for name, result in results.items():
-            costs[name].append(result)
-        ratio = results[ours.name]["cpu_us"] / results[peer.name]["cpu_us"]
-        ratios.append(ratio)
-        print(
-            f"pair {number + 1}: "
-            + "   ".join(f"{n} {r['cpu_us']:.0f} µs {r['calls_per_s']:.0f}/s" for n, r in results.items()),
-            f"  ratio {ratio:.3f}",
-        )
+        turn = number % len(contenders)
+        for each in contenders[turn:] + contenders[:turn]:
+            records[each.name].results.append(_round(each, request_file, seconds, in_flight))
+        print(f"round {number + 1}: " + "   ".join(f"{n} {r.results[-1]['cpu_us']:.0f} µs" for n, r in records.items()))
     print()
-    for name, results in costs.items():
-        median = {k: statistics.median(r[k] for r in results) for k in ("cpu_us", "calls_per_s", "p50_ms", "p99_ms")}
+    for name, record in records.items():
         print(
-            f"{name:28} {median['cpu_us']:7.0f} µs CPU per call {median['calls_per_s']:7.0f} calls/s   "
-            f"p50 {median['p50_ms']:.2f} ms   p99 {median['p99_ms']:.2f} ms"
+            f"{name:34} {record.median('cpu_us'):8.0f} µs CPU per call {record.median('calls_per_s'):7.0f} calls/s   "
+            f"p50 {record.median('p50_ms'):7.2f} ms   p99 {record.median('p99_ms'):7.2f} ms   "
+            f"RSS {record.results[-1]['rss_bytes'] / 1e6:4.0f} MB"
         )
-    ratio = statistics.median(ratios)
-    print(
-        f"\nratio of CPU per call, median of {pairs} pairs: {ratio:.3f}  (from {min(ratios):.3f} to {max(ratios):.3f})"
-    )
-    return ratio
+    ratios = {
+        peer.name: Ratio(
+            tuple(
+                mine["cpu_us"] / theirs["cpu_us"]
+                for mine, theirs in zip(records[ours.name].results, records[peer.name].results, strict=True)
+            )
+        )
+        for peer in peers
+    }
+    print(f"\nratios of CPU per call, median of {pairs} rounds (range):")
+    for name, ratio in ratios.items():
+        print(f"{ours.name} to {name}: {ratio};  the other way: {ratio.inverse}")
+    return ratios
 
 
 def _round(contender: Contender, request_file: Path, seconds: float, in_flight: int) -> dict[str, float]:
-    before = _cpu_s(contender.pids)
+    before = cpu_s(contender.pids)
     command = ["taskset", "-c", LOAD_CORE, sys.executable, "-m", "benchmarks.load", contender.target, str(request_file)]
-    output = subprocess.run(
-        [*command, str(seconds), str(in_flight), contender.key], check=True, capture_output=True, text=True
-    ).stdout
-    used = _cpu_s(contender.pids) - before
-    result: dict[str, float] = json.loads(output)
-    if result["errors"]:
+    done = subprocess.run(
+        [*command, str(seconds), str(in_flight), contender.key], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"{contender.name}: the load ended with status {done.returncode}:\n{done.stderr[-2000:]}")
+    used = cpu_s(contender.pids) - before
+    result: dict[str, float] = json.loads(done.stdout)
+    if result["errors"] or not result["calls"]:
         raise RuntimeError(f"{contender.name}: {result['errors']:.0f} calls failed; nothing is measured by failures")
-    return result | {"cpu_us": used / result["calls"] * 1e6, "calls_per_s": result["calls"] / result["seconds"]}
-
-
-def _cpu_s(pids: Sequence[int]) -> float:
-    """User and system time of the processes and all that descends from them."""
-    parents = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            fields = stat.read_text().rpartition(")")[2].split()
-            parents[int(stat.parent.name)] = (int(fields[1]), sum(map(int, fields[11:15])))
-    tree = set(pids)
-    while more := {pid for pid, (parent, _) in parents.items() if parent in tree} - tree:
-        tree |= more
-    return sum(parents[pid][1] for pid in tree if pid in parents) / TICKS
-
-
-def _await_port(child: subprocess.Popen[bytes], port: int, arguments: Sequence[str]) -> None:
-    end = time.monotonic() + 30
-    while time.monotonic() < end:
-        if child.poll() is not None:
-            raise RuntimeError(f"{' '.join(arguments)} ended with status {child.returncode}")
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.2):
-            return
-        time.sleep(0.05)
-    raise RuntimeError(f"{' '.join(arguments)} did not listen on {port} within 30 s")
+    return result | {
+        "cpu_us": used / result["calls"] * 1e6,
+        "calls_per_s": result["calls"] / result["seconds"],
+        "rss_bytes": rss_bytes(contender.pids),
+    }
