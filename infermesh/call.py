@@ -32,6 +32,9 @@ class Call:
 
     `metadata` is what the caller sent, keys in lower case, the first value of each key. What hops tell each other is parsed
     into fields of its own: `request_id`, `trace` (W3C traceparent, tracestate and baggage), `variant`, `shadow`, `attempt`.
+    `identities` are the names in the certificate of whoever is on the other side of the connection: `uri:…`, `dns:…`, `cn:…`.
+    `tried` are the addresses where earlier attempts failed, which are asked last.
+    `gateways` is how many of them it has come through, so that one that goes in circles can be refused.
     `caller` is filled by the service's authentication, which takes what the caller may not wish for out of `metadata`; everything
     else changes only in a copy made by `derive`.
     """
@@ -45,6 +48,9 @@ class Call:
     shadow: bool = False
     attempt: int = 1
     peer: str = ""
+    identities: tuple[str, ...] = ()
+    tried: tuple[str, ...] = ()
+    gateways: int = 0
 
     def derive(
         self,
@@ -56,6 +62,7 @@ class Call:
         attempt: int | None = None,
         caller: Caller | None = None,
         request_id: str | None = None,
+        tried: tuple[str, ...] | None = None,
     ) -> Call:
         """A copy with some fields changed. Written out, because `dataclasses.replace` costs three times as much per call."""
         return Call(
@@ -68,4 +75,7 @@ class Call:
             self.shadow if shadow is None else shadow,
             self.attempt if attempt is None else attempt,
             self.peer,
+            self.identities,
+            self.tried if tried is None else tried,
+            self.gateways,
         )

@@ -19,7 +19,7 @@ Codes are the names of `google.rpc.Code`; only `transport/status.py` knows what 
 from __future__ import annotations
 
 import json
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 __all__ = [
     "DeadlineExceeded",
@@ -30,6 +30,7 @@ __all__ = [
     "MeshError",
     "NotFound",
     "PermissionDenied",
+    "Quota",
     "ResourceExhausted",
     "Unauthenticated",
     "Unavailable",
@@ -40,16 +41,34 @@ __all__ = [
 MAX_MESSAGE_BYTES = 1024  # a longer status text overflows the client's metadata limit and arrives as RESOURCE_EXHAUSTED
 
 
+class Quota(NamedTuple):
+    """The limit that a refused call is past (`google.rpc.QuotaFailure`, and `x-ratelimit-*` in the metadata)."""
+
+    subject: str
+    """What has the limit: `rule:tenant`."""
+    limit: int
+    """Units at once, after a pause."""
+    remaining: int
+    """Units that would be let in now."""
+    reset_s: float
+    """Seconds until `limit` of them would be."""
+
+
 class MeshError(Exception):
     """What a service answers instead of a response.
 
     `message` says what was wrong, where, and what would be right; it is cut at 1 KiB. `reason` is a stable word for programs
     (`google.rpc.ErrorInfo.reason`). `rejected` is true when no work was started, so that asking another replica is safe.
-    `hop` names the service that failed; empty: this one. `retry_after_s` is the pushback in seconds, None: none.
+    `hop` names the service that failed; empty: this one. `retry_after_s` is the pushback in seconds, None: none. `quota` is the
+    limit that a ResourceExhausted is about, where it is about one. `endpoint` is the address that was asked from here, for
+    whoever tries again elsewhere, and `variant` the one that was picked, for whoever counts; they do not travel.
     """
 
     code: ClassVar[str] = "INTERNAL"
     default_reason: ClassVar[str] = "INTERNAL"
+    quota: Quota | None = None
+    endpoint: str = ""
+    variant: str = ""
 
     def __init__(
         self,
@@ -97,6 +116,11 @@ class FailedPrecondition(MeshError):
 class ResourceExhausted(MeshError):
     code = "RESOURCE_EXHAUSTED"
     default_reason = "OVERLOADED"
+
+    def limited_by(self, quota: Quota) -> ResourceExhausted:
+        """The same error, about this limit."""
+        self.quota = quota
+        return self
 
 
 class Unavailable(MeshError):

@@ -10,7 +10,9 @@ from infermesh.protocol.open_inference_pb2 import InferParameter, ModelInferRequ
 __all__ = [
     "FALLBACK",
     "FEATURES",
+    "GENERATION",
     "MODEL",
+    "PICKED_BY",
     "PRIORITY",
     "TIMEOUT",
     "VARIANT",
@@ -26,6 +28,8 @@ PRIORITY = "priority"
 MODEL = "infermesh_model"
 VARIANT = "infermesh_variant"
 FALLBACK = "infermesh_fallback"
+GENERATION = "infermesh_generation"  # of the route table; this and the next for who asks by x-infermesh-debug alone
+PICKED_BY = "infermesh_picked_by"  # weight | sticky | rule <name> | version | header
 FEATURES = "infermesh_features"  # present | stale | defaulted | redis_unavailable: the worst row that was looked up
 
 

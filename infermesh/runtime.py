@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import logging
 import os
 import signal
@@ -18,13 +17,16 @@ from typing import NoReturn, TypeVar
 
 import infermesh
 from infermesh.config import ConfigError, PortTaken, ServiceConfig, load
+from infermesh.filters import Measured
+from infermesh.garbage import settle_garbage
+from infermesh.memory import keep_freed_memory
 from infermesh.service import Stack
 from infermesh.telemetry import Metrics, TelemetryServer, Tracing, set_up_logs
+from infermesh.telemetry.metrics import no_label
 from infermesh.transport import Server
 
 __all__ = ["Telemetry", "run", "serve"]
 
-GARBAGE_THRESHOLD = 10_000  # container objects more than were freed, before the youngest are looked through
 READY_CHECK_S = 0.5  # how soon health follows a service that becomes ready, or stops being so, while it runs
 EXIT_CONFIG = 2
 EXIT_PORT = 3
@@ -60,6 +62,7 @@ def run(name: str, kind: type[C], build: Build[C], *, inside_mesh: bool = True) 
     except ConfigError as error:
         sys.exit(_line(str(error), EXIT_CONFIG))
     set_up_logs(name, config.telemetry)
+    keep_freed_memory()
     try:
         import uvloop
     except ImportError:  # no wheel for this platform: asyncio's own loop serves too, about 15 % dearer a call
@@ -68,9 +71,11 @@ def run(name: str, kind: type[C], build: Build[C], *, inside_mesh: bool = True) 
         runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
     status = 0
     try:
-        runner.run(serve(name, config, build, inside_mesh=inside_mesh, when_built=_settle_garbage))
+        runner.run(serve(name, config, build, inside_mesh=inside_mesh, when_built=settle_garbage))
     except PortTaken as error:
         status = _line(f"{name}: {error}", EXIT_PORT)
+    except ConfigError as error:  # files that only a service which starts needs, such as certificates
+        status = _line(f"{name}: {error}", EXIT_CONFIG)
     except Exception as error:
         _log.critical("%s could not be started: %s", name, error, exc_info=error)
         status = EXIT_FAILED
@@ -105,7 +110,8 @@ async def serve(
     stop = stop or asyncio.Event()
     _on_signals(stop)
     metrics, tracing = Metrics(name), Tracing(name, config.telemetry)
-    server = Server(name, config.server, inside_mesh=inside_mesh)
+    observe_tls = metrics.certificates("server")
+    server = Server(name, config.server, inside_mesh=inside_mesh, refused=metrics.refused, observe_tls=observe_tls)
     telemetry_server = TelemetryServer(
         config.server.host, config.server.http_port, metrics.registry, lambda: server.is_ready
     )
@@ -143,6 +149,7 @@ async def _serve_built(
 ) -> None:
     async with build(config, telemetry) as service:
         _log.info("built: %r", service)
+        telemetry.metrics.label = next((f.label for f in service.filters if isinstance(f, Measured)), no_label)
         server.mount(service)
         when_built()
         following = asyncio.ensure_future(_follow_readiness(service, server, telemetry.metrics))
@@ -169,17 +176,6 @@ async def _follow_readiness(service: Stack, server: Server, metrics: Metrics) ->
             _log.info("ready" if ready else "not ready")
             was = ready
         await asyncio.sleep(READY_CHECK_S)
-
-
-def _settle_garbage() -> None:
-    """Take what start-up made out of the collector's sight, and let it run less often.
-
-    What a call leaves behind is freed by reference counts; the collector would look through a hundred thousand objects that
-    never go, in the middle of calls (`gc.freeze` was made for this: CPython issue 75739).
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GARBAGE_THRESHOLD, 20, 20)
 
 
 def _on_signals(stop: asyncio.Event) -> None:

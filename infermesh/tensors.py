@@ -117,11 +117,13 @@ def read_inputs(request: ModelInferRequest) -> dict[str, Array]:
             reason="RAW_COUNT",
         )
     arrays: dict[str, Array] = {}
+    has_raw = bool(raws)
     for position, tensor in enumerate(request.inputs):
-        if tensor.name in arrays:
-            where = _Where(model, "input", tensor.name)
+        name = tensor.name
+        where = _Where(model, "input", name)
+        if name in arrays:
             raise InvalidRequest(f"{where}: expected once, got it twice", reason="INPUT_DUPLICATE")
-        arrays[tensor.name] = _read(tensor, raws[position] if raws else None, _Where(model, "input", tensor.name))
+        arrays[name] = _read(tensor, raws[position] if has_raw else None, where)
     return arrays
 
 
@@ -164,14 +166,15 @@ def add_inputs(
 
 def add_outputs(response: ModelInferResponse, outputs: Iterable[tuple[str, str, Array]], *, raw: bool) -> None:
     """Append (name, datatype, array) triples to a response; all raw if asked, or if one of them can't travel typed."""
-    outputs = list(outputs)
     if not raw:
+        outputs = list(outputs)
         raw = any(datatype in ("FP16", "BF16") for _, datatype, _ in outputs)
+    add, raws = response.outputs.add, response.raw_output_contents
     for name, datatype_name, array in outputs:
         datatype = DATATYPES[datatype_name]
-        tensor = response.outputs.add(name=name, datatype=datatype_name, shape=array.shape)
+        tensor = add(name=name, datatype=datatype_name, shape=array.shape)
         if raw:
-            response.raw_output_contents.append(_to_raw(array, datatype))
+            raws.append(_to_raw(array, datatype))
         else:
             _write_typed(tensor.contents, array, datatype)
 
@@ -327,8 +330,8 @@ def _packed(contents: InferTensorContents, datatype: Datatype, count: int) -> Ar
 
 
 def _to_raw(array: Array, datatype: Datatype) -> bytes:
-    if datatype.name != "BYTES":
-        return array.astype(datatype.dtype, copy=False).tobytes()
+    if datatype.size:
+        return (array if array.dtype == datatype.dtype else array.astype(datatype.dtype)).tobytes()
     parts: list[bytes] = []
     for element in _as_bytes(array):
         parts.append(struct.pack("<I", len(element)))
@@ -341,8 +344,9 @@ def _write_typed(contents: InferTensorContents, array: Array, datatype: Datatype
     if not array.size:
         return
     if datatype.field in _PACKED:
-        data = array.astype(datatype.dtype, copy=False).tobytes()
-        contents.MergeFromString(_PACKED[datatype.field] + _varint(len(data)) + data)
+        data = np.ascontiguousarray(array, datatype.dtype)
+        # `join` takes the array as a buffer: one copy of the elements, and not a second one to put the tag before them.
+        contents.MergeFromString(b"".join((_PACKED[datatype.field], _varint(data.nbytes), data.data)))
     elif datatype.name == "BYTES":
         contents.bytes_contents.extend(_as_bytes(array))
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
@@ -11,8 +12,9 @@ import typer
 from infermesh.cli.failure import Failure
 from infermesh.errors import MeshError
 from infermesh.transport.outside import OutsideCaller
+from infermesh.transport.probe import ClientTls
 
-__all__ = ["Key", "Target", "Timeout", "asked"]
+__all__ = ["Connection", "Key", "Target", "Timeout", "asked", "connect_by", "connection"]
 
 DEFAULT_TARGET = "127.0.0.1:8001"
 
@@ -25,8 +27,31 @@ Key = Annotated[
 ]
 Timeout = Annotated[float, typer.Option("--timeout", metavar="SECONDS", min=0.001, help="The deadline of the call.")]
 
+
+@dataclass(frozen=True)
+class Connection:
+    """How every command of this program reaches servers: what is said before the command's name."""
+
+    tls: ClientTls | None = None
+    token: str = ""
+
+
+_by = Connection()  # one command runs in a process, and every run begins with `connect_by`
+
+
+def connect_by(given: Connection) -> None:
+    """From now on commands reach servers so."""
+    global _by
+    _by = given
+
+
+def connection() -> Connection:
+    """How the command that runs reaches servers; in plain text and without a token unless something else was said."""
+    return _by
+
+
 _HINTS = {
-    "UNAUTHENTICATED": "give an API key by --key, or in INFERMESH_KEY",
+    "UNAUTHENTICATED": "give an API key by --key or in INFERMESH_KEY, or a token in INFERMESH_TOKEN",
     "PERMISSION_DENIED": "the key is known, and may not do this: scopes and models stand in the gateway's keys file",
     "NOT_FOUND": "`infermesh models ls` lists what the server has",
     "DEADLINE_EXCEEDED": "--timeout gives the call longer",
@@ -41,7 +66,15 @@ def asked(target: str, key: str = "", timeout_s: float = 30.0) -> Iterator[Outsi
     host, _, port = target.rpartition(":")
     if not host or not port.isdecimal():
         raise Failure(f"--target {target!r}: expected HOST:PORT, such as {DEFAULT_TARGET}", status=2)
-    with OutsideCaller(target, key, timeout_s=timeout_s) as caller:
+    by = connection()
+    if key and by.token:
+        raise Failure("an API key and a token are given", hint="one of them is enough", status=2)
+    metadata = [("authorization", f"Bearer {by.token}")] if by.token else []
+    try:
+        made = OutsideCaller(target, key, timeout_s=timeout_s, metadata=metadata, tls=by.tls)
+    except OSError as error:
+        raise Failure(f"TLS: {error.filename}: {error.strerror}", status=2) from None
+    with made as caller:
         try:
             yield caller
         except MeshError as error:

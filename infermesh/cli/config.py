@@ -96,12 +96,19 @@ def _told_by(file: Path) -> str:
 
 
 def _commented(kind: type[BaseModel]) -> str:
-    """Every default in YAML, its meaning above it. What has no default, or a name to choose, is a comment."""
+    """Every default in YAML, its meaning above it. What has no default, or a name to choose, is a comment, and so is what is in
+    a group that is left out by default."""
     lines: list[str] = []
     open_path: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     for each in settings(kind):
         if "[]" in each.path or "<name>" in each.path:
             continue  # the mapping or list that holds it is shown whole
+        if left_out and each.path[: len(left_out)] == left_out:
+            (written,) = _written(".".join(each.path[len(left_out) :]), each.default, flow=True)
+            lines.append(f"{'  ' * (len(left_out) - 1)}#   {written.removeprefix('# ')}  # {each.text}")
+            continue
+        left_out = each.path if each.nested and each.default is None else ()
         shared = 0
         while shared < min(len(open_path), len(each.path) - 1) and open_path[shared] == each.path[shared]:
             shared += 1
@@ -114,7 +121,8 @@ def _commented(kind: type[BaseModel]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _written(key: str, default: Any) -> list[str]:
+def _written(key: str, default: Any, *, flow: bool = False) -> list[str]:
     if default is REQUIRED:
         return [f"# {key}:  (required)"]
-    return yaml.safe_dump({key: default}, sort_keys=False, allow_unicode=True, width=1000).splitlines()
+    text = yaml.safe_dump({key: default}, sort_keys=False, allow_unicode=True, width=1000, default_flow_style=flow)
+    return [text.strip()[1:-1]] if flow else text.splitlines()  # in flow style, all in braces

@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,12 +21,13 @@ from rich.text import Text
 from infermesh.cli.console import err, out
 from infermesh.cli.failure import Failure
 
-__all__ = ["app", "append", "entry_of"]
+__all__ = ["app", "append", "entry_of", "remove"]
 
+MIN_DIGEST = 8  # digits that a digest is told by
 PREFIX = "imk_"  # lets scanners of repositories and logs know a key of ours
 SCOPES = ("infer", "explain", "admin", "variant")
 
-app = typer.Typer(no_args_is_help=True, help="Make and list API keys of the gateway.")
+app = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys of the gateway.")
 
 Entry = dict[str, Any]
 File = Annotated[Path | None, typer.Option("--file", metavar="FILE", help="The gateway's keys file; made if need be.")]
@@ -82,7 +83,7 @@ def list_keys(
     table = Table("caller", "tenant", "scopes", "models", "expires", "sha256", box=box.SIMPLE_HEAD, pad_edge=False)
     for entry in _entries(_read(file), file):
         expires = str(entry.get("expires") or "never")
-        over = isinstance(entry.get("expires"), date) and _as_day(entry["expires"]) <= datetime.now(UTC).date()
+        over = _is_over(entry)
         table.add_row(
             Text(str(entry.get("caller", ""))),
             Text(str(entry.get("tenant", ""))),
@@ -92,6 +93,50 @@ def list_keys(
             str(entry.get("sha256", ""))[:12] + "…",
         )
     out.print(table)
+
+
+@app.command("revoke", no_args_is_help=True)
+def revoke_keys(
+    file: Annotated[Path, typer.Option("--file", metavar="FILE", help="The gateway's keys file.")],
+    digest: Annotated[
+        str, typer.Argument(metavar="[SHA256]", help="How the digest begins, as `keys ls` shows it.")
+    ] = "",
+    caller: Annotated[str, typer.Option("--caller", metavar="NAME", help="All keys of this caller.")] = "",
+    expired: Annotated[bool, typer.Option("--expired", help="All keys that are past their day.")] = False,
+) -> None:
+    """Take keys out of the file: by how the digest begins, of a caller, or those that have expired.
+
+    [bold]Examples[/]
+
+      infermesh keys revoke 3f2a9c0d1e4b --file keys.yaml
+
+      infermesh keys revoke --caller checkout --file keys.yaml
+
+    A gateway that watches the file refuses them without a restart; calls that it has admitted are answered.
+    """
+    if sum((bool(digest), bool(caller), expired)) != 1:
+        raise Failure("expected one of: the beginning of a digest, --caller, --expired", status=2)
+    begins = digest.lower().rstrip("….")
+    if digest and not re.fullmatch(rf"[0-9a-f]{{{MIN_DIGEST},64}}", begins):
+        # It is not repeated: who has lost a key may have pasted the key itself.
+        raise Failure(f"expected {MIN_DIGEST} to 64 hexadecimal digits, as `infermesh keys ls` shows them", status=2)
+
+    def goes(entry: Entry) -> bool:
+        if digest:
+            return str(entry.get("sha256", "")).lower().startswith(begins)
+        return entry.get("caller") == caller if caller else _is_over(entry)
+
+    gone = [entry for entry in _entries(_read(file), file) if goes(entry)]
+    if digest and len(gone) > 1:
+        raise Failure(f"{file}: {len(gone)} keys begin so: give more digits", status=2)
+    if not gone and not expired:
+        raise Failure(f"{file}: there is no such key", hint="`infermesh keys ls` lists them")
+    if gone:
+        remove(file, goes)
+    for entry in gone:
+        out.print(Text(f"revoked {str(entry.get('sha256', ''))[:12]}… of {entry.get('caller', '')}"))
+    if not gone:
+        out.print("no key has expired")
 
 
 def entry_of(
@@ -131,6 +176,60 @@ def append(file: Path, entry: Entry) -> None:
             hint="let the list under `keys:` stand last, an entry a line, or paste what is printed without --file",
         )
     _replace(file, grown)
+
+
+def remove(file: Path, goes: Callable[[Entry], bool]) -> None:
+    """Take entries out of a keys file, as text, so that the other entries and their comments stay.
+
+    Raises Failure, and changes nothing, when the entries do not have lines of their own.
+    """
+    text = _read(file)
+    before = _entries(text, file)
+    lines = text.splitlines(keepends=True)
+    spans = _spans(text)
+    kept = [entry for entry in before if not goes(entry)]
+    for entry, (first, end) in reversed(list(zip(before, spans, strict=True))):
+        if goes(entry):
+            del lines[first:end]
+    left = "".join(lines)
+    if not kept:
+        left = re.sub(r"^keys:[ \t]*(?=#|$)", "keys: []  ", left, count=1, flags=re.MULTILINE).replace("[]  \n", "[]\n")
+    try:
+        understood = _entries(left, file) == kept and _rest(left) == _rest(text)
+    except (Failure, yaml.YAMLError):
+        understood = False
+    if not understood:
+        raise Failure(f"{file}: an entry can't be taken out", hint="let each entry begin a line, or edit the file")
+    _replace(file, left)
+
+
+def _spans(text: str) -> list[tuple[int, int]]:
+    """The lines of each entry under `keys:`, the first and the one after the last; comments before an entry stay."""
+    root = yaml.compose(text, yaml.SafeLoader)
+    pairs = root.value if isinstance(root, yaml.MappingNode) else []
+    entries: list[yaml.Node] = next((value.value for key, value in pairs if key.value == "keys"), [])
+    lines = text.splitlines()
+    spans = []
+    for node in entries:
+        first, end = node.start_mark.line, node.end_mark.line + (node.end_mark.column > 0)
+        while end - 1 > first and (not lines[end - 1].strip() or lines[end - 1].lstrip().startswith(("#", "- "))):
+            end -= 1  # a block ends where the next token begins
+        while end - 1 > first and not lines[end - 1].startswith(" " * max(1, node.start_mark.column)):
+            end -= 1  # that token may be another key of the file
+        spans.append((first, end))
+    return spans
+
+
+def _rest(text: str) -> Any:
+    value = yaml.safe_load(text)
+    return {name: each for name, each in value.items() if name != "keys"} if isinstance(value, dict) else value
+
+
+def _is_over(entry: Entry) -> bool:
+    expires = entry.get("expires")
+    if isinstance(expires, datetime):
+        return expires <= datetime.now(UTC if expires.tzinfo else None)
+    return isinstance(expires, date) and expires <= datetime.now(UTC).date()
 
 
 def _block(entry: Entry, indent: str) -> str:
@@ -181,7 +280,3 @@ def _day(text: str) -> date | None:
         return date.fromisoformat(text)
     except ValueError:
         raise Failure(f"--expires {text!r}: expected a day such as 2030-01-31", status=2) from None
-
-
-def _as_day(value: date) -> date:
-    return value.date() if isinstance(value, datetime) else value

@@ -8,13 +8,15 @@ import typer
 from typer.core import TyperGroup
 
 import infermesh
-from infermesh.cli import config, features, keys, models
+from infermesh.cli import config, features, keys, models, routes
+from infermesh.cli.asking import Connection, connect_by
 from infermesh.cli.console import out, say_failure
 from infermesh.cli.failure import Failure
 from infermesh.cli.infer import infer
 from infermesh.cli.ready import ready
 from infermesh.cli.up import demo, up
 from infermesh.config import ConfigError
+from infermesh.transport.probe import ClientTls
 
 __all__ = ["app"]
 
@@ -55,11 +57,35 @@ def _print_version(asked: bool) -> None:
 
 @app.callback()
 def root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
     ] = False,
+    tls_ca: Annotated[
+        str,
+        typer.Option("--tls-ca", envvar="INFERMESH_TLS_CA", metavar="FILE", help="Use TLS: the server's roots, PEM."),
+    ] = "",
+    tls_cert: Annotated[
+        str, typer.Option("--tls-cert", envvar="INFERMESH_TLS_CERT", metavar="FILE", help="Our certificate, PEM.")
+    ] = "",
+    tls_key: Annotated[
+        str, typer.Option("--tls-key", envvar="INFERMESH_TLS_KEY", metavar="FILE", help="Its private key, PEM.")
+    ] = "",
+    tls_server_name: Annotated[
+        str,
+        typer.Option(
+            "--tls-server-name", envvar="INFERMESH_TLS_SERVER_NAME", metavar="NAME", help="If not the target's host."
+        ),
+    ] = "",
+    token: Annotated[
+        str, typer.Option("--token", envvar="INFERMESH_TOKEN", metavar="JWT", help="Sent as authorization: Bearer.")
+    ] = "",
 ) -> None:
-    pass
+    if bool(tls_cert) != bool(tls_key):
+        raise Failure("expected both --tls-cert and --tls-key, or neither", status=2)
+    tls = ClientTls(tls_ca, tls_cert, tls_key, tls_server_name)
+    asks_its_own = context.invoked_subcommand in ("up", "demo")  # which start what they ask, in plain text
+    connect_by(Connection() if asks_its_own else Connection(tls if tls != ClientTls() else None, token))
 
 
 app.command("up")(up)
@@ -69,6 +95,7 @@ app.command("ready")(ready)
 app.add_typer(models.app, name="models")
 app.add_typer(features.app, name="features")
 app.add_typer(keys.app, name="keys")
+app.add_typer(routes.app, name="routes")
 app.add_typer(config.app, name="config")
 
 

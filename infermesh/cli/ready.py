@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
+from infermesh.cli.asking import connection
 from infermesh.cli.console import out
+from infermesh.cli.failure import Failure
 from infermesh.transport.probe import CHECK_S, is_serving, wait_until_serving
 
 __all__ = ["ready"]
@@ -22,7 +24,14 @@ def ready(
     Images without this command have [bold]python -m infermesh.transport.probe HOST:PORT[/], which does the same.
     """
     service = "live" if live else ""
-    good = wait_until_serving(target, wait, service=service) if wait else is_serving(target, service, CHECK_S)
+    tls = connection().tls
+    try:
+        if wait:
+            good = wait_until_serving(target, wait, service=service, tls=tls)
+        else:
+            good = is_serving(target, service, CHECK_S, tls=tls)
+    except OSError as error:
+        raise Failure(f"TLS: {error.filename}: {error.strerror}", status=2) from None
     out.print(f"{target} {'serves' if good else 'does not serve'}")
     if not good:
         raise typer.Exit(1)

@@ -1,18 +1,33 @@
 """Configuration: pydantic models, filled from defaults < YAML file < environment, refused whole with every fault named."""
 
 from infermesh.config.load import ConfigError, load, parse
-from infermesh.config.models import BackendConfig, Model, PortTaken, ServerConfig, ServiceConfig, TelemetryConfig
+from infermesh.config.models import (
+    BackendConfig,
+    BackendTlsConfig,
+    BreakerConfig,
+    Identity,
+    Model,
+    PortTaken,
+    ServerConfig,
+    ServerTlsConfig,
+    ServiceConfig,
+    TelemetryConfig,
+)
 from infermesh.config.types import ConfigPath, Duration, Mode, Size
 
 __all__ = [
     "BackendConfig",
+    "BackendTlsConfig",
+    "BreakerConfig",
     "ConfigError",
     "ConfigPath",
     "Duration",
+    "Identity",
     "Mode",
     "Model",
     "PortTaken",
     "ServerConfig",
+    "ServerTlsConfig",
     "ServiceConfig",
     "Size",
     "TelemetryConfig",

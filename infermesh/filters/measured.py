@@ -8,22 +8,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from infermesh.call import Call
-from infermesh.errors import MeshError
+from infermesh.errors import DeadlineExceeded, Internal, MeshError
 from infermesh.parameters import VARIANT
 from infermesh.protocol.open_inference_pb2 import ModelInferRequest, ModelInferResponse
 from infermesh.service import Filter, Infer
 
 __all__ = ["Measured"]
 
+CANCELLED = "CANCELLED"
+
 Observe = Callable[[str, str, str, str, float], None]  # model, version, variant, code, seconds
 
 
 @dataclass
 class Measured(Filter):
-    """Observes every call once, with the code that it ended with; CANCELLED when the caller went away.
+    """Observes every call once, with the code that it ended with; CANCELLED when the caller went away before its deadline.
 
     `label` maps the model that was asked for to a name that is safe as a label: the empty string for what nobody knows. The
-    version and variant are those that answered.
+    version and variant are those that answered; of a failure the variant that was picked, if it came so far.
     """
 
     observe: Observe
@@ -31,23 +33,30 @@ class Measured(Filter):
     clock: Callable[[], float] = time.perf_counter
 
     async def __call__(self, request: ModelInferRequest, call: Call, then: Infer) -> ModelInferResponse:
-        started = self.clock()
+        clock = self.clock
+        started = clock()
         try:
             response = await then(request, call)
         except MeshError as error:
-            self.observe(self.label(request.model_name), "", call.variant, error.code, self.clock() - started)
+            self._failed(request, call, error, error.code, clock() - started)
             raise
-        except CancelledError:
-            self.observe(self.label(request.model_name), "", call.variant, "CANCELLED", self.clock() - started)
+        except CancelledError as error:  # by grpc too, at the deadline, when that is sooner there than where we keep it
+            code = DeadlineExceeded.code if call.deadline.expired else CANCELLED
+            self._failed(request, call, error, code, clock() - started)
             raise
-        except Exception:
-            self.observe(self.label(request.model_name), "", call.variant, "INTERNAL", self.clock() - started)
+        except Exception as error:
+            self._failed(request, call, error, Internal.code, clock() - started)
             raise
+        took = clock() - started
         variant = call.variant
-        if not variant and VARIANT in response.parameters:
-            variant = response.parameters[VARIANT].string_param
-        self.observe(self.label(request.model_name), response.model_version, variant, "OK", self.clock() - started)
+        if not variant and (parameters := response.parameters) and VARIANT in parameters:
+            variant = parameters[VARIANT].string_param
+        self.observe(self.label(request.model_name), response.model_version, variant, "OK", took)
         return response
+
+    def _failed(self, request: ModelInferRequest, call: Call, error: BaseException, code: str, took_s: float) -> None:
+        variant = call.variant or getattr(error, "variant", "")  # where it was picked below, the router has told it so
+        self.observe(self.label(request.model_name), "", variant, code, took_s)
 
     def __repr__(self) -> str:
         return "Measured"

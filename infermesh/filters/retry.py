@@ -26,29 +26,50 @@ _OF_ONE_REPLICA = frozenset(
 )
 
 
-class RetryBudget:
-    """Bounds what retries add: every call earns `share` of one, and `minimum` of them may be made at once after a time without.
+SLOTS = 10  # of a budget's window
+WINDOW_S = 10.0
 
-    So a replica that dies costs no call, and a backend that is overloaded gets no more than that share on top. (Finagle's
-    RetryBudget; gRFC A6 has the same idea as `retryThrottling`.)
+
+class RetryBudget:
+    """Bounds what retries add: `share` of the calls of the last ten seconds, and `minimum` retries a second besides.
+
+    So a replica that dies costs no call, and a backend that is overloaded gets no more than that share on top. What is saved up
+    in the window may be spent at once, since a replica's death fails all that was under way there at once. (Finagle's
+    RetryBudget, which has the same window; gRFC A6 has the same idea as `retryThrottling`.)
     """
 
-    def __init__(self, share: float, minimum: float) -> None:
+    def __init__(self, share: float, minimum: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._share = share
-        self._most = minimum
-        self._saved = float(minimum)
+        self._reserve = minimum * WINDOW_S
+        self._clock = clock
+        self._slot = int(clock() * SLOTS / WINDOW_S)
+        self._calls = 0  # in the present slot
+        self._spent = 0
+        self._past: list[tuple[int, int, int]] = []  # slot, calls, spent; of the window
 
     def earn(self) -> None:
         """One call was made."""
-        if self._saved < self._most:
-            self._saved = min(self._most, self._saved + self._share)
+        slot = int(self._clock() * (SLOTS / WINDOW_S))
+        if slot != self._slot:
+            self._turn(slot)
+        self._calls += 1
 
     def spend(self) -> bool:
         """Whether a retry may be made; then it is paid for."""
-        if self._saved < 1:
+        slot = int(self._clock() * (SLOTS / WINDOW_S))
+        if slot != self._slot:
+            self._turn(slot)
+        calls = self._calls + sum(each[1] for each in self._past)
+        spent = self._spent + sum(each[2] for each in self._past)
+        if spent + 1 > self._reserve + self._share * calls:
             return False
-        self._saved -= 1
+        self._spent += 1
         return True
+
+    def _turn(self, slot: int) -> None:
+        self._past.append((self._slot, self._calls, self._spent))
+        self._past = [each for each in self._past if each[0] > slot - SLOTS]
+        self._slot, self._calls, self._spent = slot, 0, 0
 
 
 @dataclass
@@ -56,16 +77,20 @@ class Retry(Filter):
     """Makes another attempt after a replica went away, or after a refusal before any work was started (`error.rejected`).
 
     An inference has no effects, so one whose replica died on the way may be made again. What would fail again is not retried: a
-    bad request, no such model, an UNAVAILABLE that some hop decided and gave a reason for other than its own start or stop; nor
-    is a refusal that says when to come back. `attempts` counts the first. The second is made at once, since another replica may
-    take it; later ones after a pause that doubles, with jitter. None is made when less time is left than the last attempt took,
+    bad request, no such model, an UNAVAILABLE that some hop decided and gave a reason for other than its own start or stop. Each
+    attempt is told where those before it failed (`call.tried`), so that another address is asked first.
+
+    `attempts` counts the first. The second is made at once, since another replica may take it; later ones after a pause that
+    doubles, with jitter. A refusal that says when to come back (pushback) is obeyed: the next attempt is made then, or not at all
+    when that is more than `longest_pause_s` away. None is made when less time is left than the pause and the last attempt take,
     nor past the budget, which calls that fail for good leave to those that can be helped.
     """
 
     attempts: int
     budget: RetryBudget
-    observe: Callable[[str], None]  # retried | no_budget | no_time
+    observe: Callable[[str], None]  # retried | no_budget | no_time | pushed_back
     pause_s: float = 0.025  # before the third attempt, on average
+    longest_pause_s: float = 1.0
     clock: Callable[[], float] = time.monotonic
     draw: Callable[[], float] = random.random
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
@@ -84,8 +109,15 @@ class Retry(Filter):
     async def _again(
         self, request: ModelInferRequest, call: Call, then: Infer, error: MeshError, took_s: float
     ) -> ModelInferResponse:
+        tried = call.tried
         for attempt in range(1, self.attempts):
             pause_s = self.pause_s * 2 ** (attempt - 2) * (0.5 + self.draw()) if attempt > 1 else 0.0
+            if error.retry_after_s is not None and (attempt > 1 or not isinstance(error, Unavailable)):
+                # A replica that starts or stops says when it itself can be asked again; the second attempt is for another one.
+                pause_s = max(pause_s, error.retry_after_s)
+                if pause_s > self.longest_pause_s:
+                    self.observe("pushed_back")
+                    break
             if call.deadline.remaining() <= took_s + pause_s:
                 self.observe("no_time")
                 break
@@ -95,9 +127,11 @@ class Retry(Filter):
             self.observe("retried")
             if pause_s:
                 await self.sleep(pause_s)
+            if error.endpoint and error.endpoint not in tried:
+                tried = (*tried, error.endpoint)
             started = self.clock()
             try:
-                return await then(request, call.derive(attempt=call.attempt + attempt))
+                return await then(request, call.derive(attempt=call.attempt + attempt, tried=tried))
             except MeshError as failure:
                 if not _is_safe(failure):
                     raise
@@ -112,6 +146,4 @@ def _is_safe(error: MeshError) -> bool:
     """Whether another attempt can do no harm, and some good."""
     if isinstance(error, Unavailable):
         return error.reason in _OF_ONE_REPLICA
-    if isinstance(error, ResourceExhausted) and error.retry_after_s is not None:
-        return False
     return error.rejected and isinstance(error, ResourceExhausted | Internal | ForeignStatus)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
+import types
+from collections.abc import Generator
 from dataclasses import dataclass
+from typing import Any, cast
 
 from infermesh.call import Call
 from infermesh.errors import DeadlineExceeded, quoted
@@ -31,7 +34,7 @@ class WithinDeadline(Filter):
 
     async def __call__(self, request: ModelInferRequest, call: Call, then: Infer) -> ModelInferResponse:
         limit = self.default_s if call.deadline.at == math.inf else self.maximum_s
-        if TIMEOUT in request.parameters:
+        if (parameters := request.parameters) and TIMEOUT in parameters:
             limit = min(limit, unsigned(request, TIMEOUT) / 1e6 or math.inf)  # 0: none, as Triton reads it
         remaining = call.deadline.remaining()
         if limit < remaining:
@@ -45,6 +48,12 @@ class WithinDeadline(Filter):
             )
         if self.ends_below:
             return await then(request, call)
+        # What is answered without waiting for anything, as tiny models are, needs no timer: nothing could have cut it short.
+        steps = then(request, call).__await__()
+        try:
+            awaited = next(steps)
+        except StopIteration as end:
+            return cast(ModelInferResponse, end.value)
         # As asyncio.timeout does it, at less than half its price: every call of every hop pays for this.
         task = asyncio.current_task()
         assert task is not None
@@ -55,9 +64,9 @@ class WithinDeadline(Filter):
             expired = True
             task.cancel()
 
-        timer = asyncio.get_running_loop().call_later(remaining, expire)
+        timer = asyncio.get_running_loop().call_later(call.deadline.remaining(), expire)
         try:
-            return await then(request, call)
+            return await _rest(steps, awaited)
         except asyncio.CancelledError:
             if not expired or task.uncancel() > cancelled_before:  # the caller went away
                 raise
@@ -69,3 +78,21 @@ class WithinDeadline(Filter):
 
     def __repr__(self) -> str:
         return f"WithinDeadline({self.default_s:g} s)"
+
+
+@types.coroutine
+def _rest(steps: Generator[Any, None, ModelInferResponse], awaited: Any) -> Generator[Any, None, ModelInferResponse]:
+    """What `await` would do from here on, with an awaitable that already waits for `awaited`."""
+    while True:
+        try:
+            yield awaited
+        except GeneratorExit:
+            steps.close()
+            raise
+        except BaseException as error:  # a cancellation, which the awaitable may answer by waiting for something else
+            try:
+                awaited = steps.throw(error)
+            except StopIteration as end:
+                return cast(ModelInferResponse, end.value)
+        else:
+            return (yield from steps)

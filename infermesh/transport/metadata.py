@@ -1,6 +1,7 @@
 """Which metadata travels between hops, and how it becomes a `Call` and back.
 
-From a caller at the edge every `x-infermesh-*` key is dropped; between hops of the mesh they are how one tells the next.
+From a caller at the edge every `x-infermesh-*` key is dropped, but its wishes; between hops of the mesh they are how one tells
+the next. How many gateways there were is believed of anybody: a loop of them comes back in at the edge.
 Credentials are read by the edge's filters and are never written.
 """
 
@@ -14,18 +15,35 @@ from urllib.parse import quote, unquote
 from infermesh.call import Call, Caller
 from infermesh.deadline import NO_DEADLINE, Deadline
 
-__all__ = ["ATTEMPT", "REQUEST_ID", "SHADOW", "TENANT", "VARIANT", "Metadata", "is_plain", "read_call", "write_call"]
+__all__ = [
+    "ATTEMPT",
+    "DEBUG",
+    "GATEWAYS",
+    "REQUEST_ID",
+    "SHADOW",
+    "TENANT",
+    "VARIANT",
+    "Metadata",
+    "is_plain",
+    "read_call",
+    "write_call",
+]
 
 REQUEST_ID = "x-request-id"
 TENANT = "x-infermesh-tenant"
 VARIANT = "x-infermesh-variant"
 SHADOW = "x-infermesh-shadow"
 ATTEMPT = "x-infermesh-attempt"
+GATEWAYS = "x-infermesh-gateways"
+DEBUG = "x-infermesh-debug"
 
 MESH_PREFIX = "x-infermesh-"
 TRACE_KEYS = ("traceparent", "tracestate", "baggage")  # W3C Trace Context and Baggage
 MAX_REQUEST_ID = 128
+MAX_GATEWAYS = 99  # that are counted
 MAX_BAGGAGE = 4096  # what we add must not push the metadata over grpc's 8 KiB, where the next hop would refuse the call
+
+_WISHES = (VARIANT, DEBUG)
 
 Metadata = Sequence[tuple[str, str | bytes]]
 
@@ -49,6 +67,9 @@ def read_call(metadata: Metadata, time_remaining: float | None, peer: str, *, in
         call.trace = {key: found[key] for key in TRACE_KEYS if key in found and _travels(found[key])}
         if "traceparent" not in call.trace:
             call.trace.pop("tracestate", None)  # it means nothing without
+    if GATEWAYS in found:
+        gateways = found[GATEWAYS]
+        call.gateways = min(int(gateways), MAX_GATEWAYS) if gateways.isdecimal() and len(gateways) < 4 else 0
     if inside_mesh:
         tenant = found.get(TENANT)
         if tenant:
@@ -58,8 +79,9 @@ def read_call(metadata: Metadata, time_remaining: float | None, peer: str, *, in
         attempt = found.get(ATTEMPT, "")
         call.attempt = int(attempt) if attempt.isdecimal() and len(attempt) < 4 else 1
     else:
-        for key in [key for key in found if key.startswith(MESH_PREFIX) and key != VARIANT]:
-            del found[key]  # what is left of them is a wish for a variant, which the gateway grants by scope
+        call.gateways += 1  # this one: what stands at the edge
+        for key in [key for key in found if key.startswith(MESH_PREFIX) and key not in _WISHES]:
+            del found[key]  # what is left of them are wishes, which the gateway grants by scope
     return call
 
 
@@ -72,6 +94,8 @@ def write_call(call: Call) -> list[tuple[str, str]]:
         metadata.append((TENANT, _encoded(call.caller.tenant)))
     if call.shadow:
         metadata.append((SHADOW, "1"))
+    if call.gateways:
+        metadata.append((GATEWAYS, str(call.gateways)))
     if call.attempt > 1:
         metadata.append((ATTEMPT, str(call.attempt)))
     if call.trace:

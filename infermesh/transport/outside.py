@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 
 from infermesh.protocol import open_inference_pb2 as pb
 from infermesh.protocol import open_inference_pb2_grpc as pb_grpc
+from infermesh.transport.probe import ClientTls, open_channel
 from infermesh.transport.status import error_of
 
 __all__ = ["OutsideCaller"]
@@ -24,11 +25,17 @@ class OutsideCaller:
     """Blocking calls to one target, with the key of a caller; any thread may use it. A context manager.
 
     Every method raises a MeshError for a status other than OK. `timeout_s` is the deadline of each call. `metadata` goes with
-    every call; keys are in lower case.
+    every call; keys are in lower case. Making one with `tls` raises OSError for files that can't be read.
     """
 
     def __init__(
-        self, target: str, key: str = "", *, timeout_s: float = 30.0, metadata: Sequence[tuple[str, str]] = ()
+        self,
+        target: str,
+        key: str = "",
+        *,
+        timeout_s: float = 30.0,
+        metadata: Sequence[tuple[str, str]] = (),
+        tls: ClientTls | None = None,
     ) -> None:
         self.target = target
         self.timeout_s = timeout_s
@@ -36,7 +43,7 @@ class OutsideCaller:
         limit = 2**31 - 1  # what the server sends is its own to bound
         options = [("grpc.max_receive_message_length", limit), ("grpc.max_send_message_length", limit)]
         options += [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)]
-        self._channel = grpc.insecure_channel(target, options=options)
+        self._channel = open_channel(target, options, tls)
         self._stub: Any = pb_grpc.GRPCInferenceServiceStub(self._channel)
 
     def infer(self, request: pb.ModelInferRequest, metadata: Sequence[tuple[str, str]] = ()) -> pb.ModelInferResponse:
@@ -57,8 +64,24 @@ class OutsideCaller:
     def index(self, *, only_ready: bool = False) -> pb.RepositoryIndexResponse:
         return self._call("RepositoryIndex", pb.RepositoryIndexRequest(ready=only_ready), pb.RepositoryIndexResponse)
 
-    def load(self, model: str) -> None:
+    def config(self, model: str, version: str = "") -> pb.ModelConfig:
+        """How a model is served, in Triton's form."""
+        request = pb.ModelConfigRequest(name=model, version=version)
+        return self._call("ModelConfig", request, pb.ModelConfigResponse).config
+
+    def statistics(self, model: str, version: str = "") -> list[pb.ModelStatistics]:
+        """What the loaded versions have done, or one of them, in Triton's form."""
+        request = pb.ModelStatisticsRequest(name=model, version=version)
+        return list(self._call("ModelStatistics", request, pb.ModelStatisticsResponse).model_stats)
+
+    def load(self, model: str, parameters: Mapping[str, int | str] | None = None) -> None:
+        """Load a model; with the parameters that the server knows, something else of it."""
         request = pb.RepositoryModelLoadRequest(model_name=model)
+        for name, value in (parameters or {}).items():
+            if isinstance(value, int):
+                request.parameters[name].int64_param = value
+            else:
+                request.parameters[name].string_param = value
         self._call("RepositoryModelLoad", request, pb.RepositoryModelLoadResponse)
 
     def unload(self, model: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -13,12 +14,14 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
-from infermesh.config import PortTaken, ServerConfig
+from infermesh.config import PortTaken, ServerConfig, ServerTlsConfig
 from infermesh.protocol import open_inference_pb2 as pb
 from infermesh.protocol import open_inference_pb2_grpc as pb_grpc
 from infermesh.service import Stack
 from infermesh.transport.health import Health
+from infermesh.transport.peer import Patterns
 from infermesh.transport.servicer import Malformed, Servicer
+from infermesh.transport.tls import Observe, Pem, follow, ignore, read_server
 
 __all__ = ["Server"]
 
@@ -30,18 +33,42 @@ LIVE = "live"
 _log = logging.getLogger(__name__)
 
 
+def _ignore(model: str, code: str) -> None:
+    """Count nothing."""
+
+
 class Server:
     """A port on which a service answers.
 
     It listens from `start` on, says NOT_SERVING and answers UNAVAILABLE until a service is mounted and `set_ready(True)` is
     called. `stop` answers every call that it has accepted within the grace. `inside_mesh` means that callers are hops of the
-    mesh, whose `x-infermesh-*` metadata is believed.
+    mesh, whose `x-infermesh-*` metadata is believed; where clients show certificates, of those with a mesh identity alone.
+    `refused` is told model and code of every inference that is refused before the service sees it; grpc's core refuses some by
+    itself (a message over the limit), of which nobody hears. `observe_tls` is told of each look at changed certificates.
     """
 
-    def __init__(self, name: str, config: ServerConfig, *, inside_mesh: bool) -> None:
+    def __init__(
+        self,
+        name: str,
+        config: ServerConfig,
+        *,
+        inside_mesh: bool,
+        refused: Callable[[str, str], None] = _ignore,
+        observe_tls: Observe = ignore,
+    ) -> None:
         self.config = config
+        self._observe_tls = observe_tls
+        self._certificate: _Certificate | None = None
         self.port = 0
-        self._servicer = Servicer(name, config.max_in_flight, config.max_streams, inside_mesh=inside_mesh)
+        self._servicer = Servicer(
+            name, config.max_in_flight, config.max_streams, inside_mesh=inside_mesh, refused=refused
+        )
+        if config.tls is not None and config.tls.client_ca is not None:
+            if inside_mesh and not config.mesh_identities:
+                _log.warning(
+                    "server.mesh_identities is empty: what callers say of tenant, variant and shadow is dropped"
+                )
+            self._servicer.know_peers(Patterns(config.mesh_identities))
         self._health = Health()
         self._leaving = asyncio.Event()
         self._server = grpc.aio.server(options=_options(config))
@@ -53,15 +80,22 @@ class Server:
         )
 
     async def start(self) -> None:
-        """Listen. Raises PortTaken."""
+        """Listen. Raises PortTaken, and ConfigError for certificates that can't be used."""
         address = f"{self.config.host}:{self.config.grpc_port}"
+        if (tls := self.config.tls) is not None:
+            self._certificate = _Certificate(await asyncio.to_thread(read_server, tls), tls, self._observe_tls)
         try:
-            self.port = self._server.add_insecure_port(address)
+            if self._certificate is None:
+                self.port = self._server.add_insecure_port(address)
+            else:
+                self.port = self._server.add_secure_port(address, self._certificate.credentials())
         except RuntimeError:
             raise PortTaken(f"gRPC port {address} can't be listened on: it is taken, or not allowed") from None
         await self.set_ready(False)
         self._health.set(LIVE, serving=True)
         await self._server.start()
+        if self._certificate is not None:
+            self._certificate.follow()
 
     def mount(self, service: Stack) -> None:
         """From now on this service answers."""
@@ -92,7 +126,49 @@ class Server:
         """Take no new call, answer those that were accepted within the grace, end the rest. To be called once or more."""
         self._leaving.set()
         self._servicer.leave()
+        if self._certificate is not None:
+            self._certificate.close()
         await self._server.stop(grace_s)
+
+
+class _Certificate:
+    """What the port shows to new connections; those that are open keep what they were opened with."""
+
+    def __init__(self, pem: Pem, tls: ServerTlsConfig, observe: Observe) -> None:
+        self._pem = pem
+        self._tls = tls
+        self._observe = observe
+        self._new: grpc.ServerCertificateConfiguration | None = None
+        self._following: asyncio.Future[None] | None = None
+        observe(True, pem.expires_at)
+
+    def credentials(self) -> grpc.ServerCredentials:
+        requires = self._tls.client_ca is not None  # grpc for Python asks for no certificate that it does not require
+        return grpc.dynamic_ssl_server_credentials(_shown(self._pem), self._fetch, requires)
+
+    def follow(self) -> None:
+        """Look at the files from now on."""
+        read = functools.partial(read_server, self._tls)
+        self._following = asyncio.ensure_future(
+            follow(self._pem, read, self._adopt, self._observe, self._tls.look_every)
+        )
+
+    def close(self) -> None:
+        if self._following is not None:
+            self._following.cancel()
+
+    async def _adopt(self, pem: Pem) -> bool:
+        self._new = _shown(pem)
+        return True
+
+    def _fetch(self) -> grpc.ServerCertificateConfiguration | None:
+        """Called by grpc before each handshake, in a thread of its own; None: no change."""
+        new, self._new = self._new, None
+        return new
+
+
+def _shown(pem: Pem) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(pem.key, pem.cert)], pem.ca or None)
 
 
 class _Registrar:

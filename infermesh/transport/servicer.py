@@ -11,11 +11,12 @@ from typing import Any, cast
 
 import infermesh
 from infermesh.call import Call
-from infermesh.errors import InvalidRequest, MeshError, ResourceExhausted, Unavailable, Unimplemented
+from infermesh.errors import Internal, InvalidRequest, MeshError, ResourceExhausted, Unavailable, Unimplemented
 from infermesh.protocol import open_inference_pb2 as pb
 from infermesh.protocol.open_inference_pb2_grpc import GRPCInferenceServiceServicer
 from infermesh.service import Stack
 from infermesh.transport.metadata import read_call
+from infermesh.transport.peer import Patterns, names_in
 from infermesh.transport.status import answer_of, status_of
 from infermesh.transport.stream import answer_in_order
 
@@ -23,8 +24,14 @@ __all__ = ["Malformed", "Servicer"]
 
 EXTENSIONS = ("model_repository", "model_configuration", "statistics", "binary_tensor_data", "parameters")
 OVERLOAD_PUSHBACK_S = 0.1
+CANCELLED = "CANCELLED"
 
+Refused = Callable[[str, str], None]  # the model that was asked for, as it was named, and the code
 Context = Any  # grpc.aio.ServicerContext, whose type arguments say nothing here
+
+
+def _ignore(model: str, code: str) -> None:
+    """Count nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +50,8 @@ def _answered(rpc: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any
         call = self.call(context)
         try:
             if type(request) is Malformed:
+                if name == "ModelInfer":
+                    await self._refuse_malformed(name, request, call)
                 if name != "ServerLive":  # which needs no credentials
                     await self.admit(name, call)
                 raise _malformed(name, request)
@@ -61,10 +70,18 @@ def _malformed(rpc: str, request: Malformed) -> InvalidRequest:
 
 
 class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated, without types
-    """Answers for a service, once there is one; counts what is in flight and refuses more than the bound."""
+    """Answers for a service, once there is one; counts what is in flight and refuses more than the bound.
 
-    def __init__(self, name: str, max_in_flight: int, max_streams: int, *, inside_mesh: bool) -> None:
+    Inferences that are refused here, where no filter of the service sees them, are told to `refused` with model and code: each
+    ModelInfer and each message of a stream once, and a stream that is not opened once. So those and what the filters count are
+    together what was offered.
+    """
+
+    def __init__(
+        self, name: str, max_in_flight: int, max_streams: int, *, inside_mesh: bool, refused: Refused = _ignore
+    ) -> None:
         self.name = name
+        self._refused = refused
         self.service: Stack | None = None
         self.ready = False
         self.in_flight = 0
@@ -73,6 +90,11 @@ class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated
         self._streams = 0
         self._inside_mesh = inside_mesh
         self._leaving = asyncio.Event()
+
+    def know_peers(self, mesh: Patterns) -> None:
+        """From now on calls carry the names in their peer's certificate, and of the peers inside the mesh those are believed
+        whose names are among the patterns. Without it a call costs nothing of this."""
+        self.call = functools.partial(self._call_of_known_peer, mesh)  # type: ignore[method-assign]
 
     def leave(self) -> None:
         """End streams after the messages that they have sent us so far."""
@@ -83,15 +105,26 @@ class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated
             context.invocation_metadata() or (), context.time_remaining(), context.peer(), inside_mesh=self._inside_mesh
         )
 
+    def _call_of_known_peer(self, mesh: Patterns, context: Context) -> Call:
+        names = names_in(context.auth_context())
+        call = read_call(
+            context.invocation_metadata() or (),
+            context.time_remaining(),
+            context.peer(),
+            inside_mesh=self._inside_mesh and mesh.match(names),
+        )
+        call.identities = names
+        return call
+
     async def admit(self, rpc: str, call: Call) -> None:
         """Credentials come before anything else, also where there is nothing that could be asked of the service."""
         await self._mounted().admit(rpc, "", "", call)
 
     @_answered
     async def ModelInfer(self, request: pb.ModelInferRequest, call: Call) -> pb.ModelInferResponse:
-        self._enter()
+        service = self._enter(request.model_name)
         try:
-            return await self._mounted().infer(request, call)
+            return await service.infer(request, call)
         finally:
             self.in_flight -= 1
 
@@ -114,11 +147,11 @@ class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated
         self, request: pb.ModelInferRequest | Malformed, call: Call
     ) -> AsyncGenerator[pb.ModelInferResponse, None]:
         if isinstance(request, Malformed):
-            await self.admit("ModelStreamInfer", call)
-            raise _malformed("ModelStreamInfer", request)
-        self._enter()
+            await self._refuse_malformed("ModelStreamInfer", request, call)
+            return
+        service = self._enter(request.model_name)
         try:
-            answers = cast(AsyncGenerator[pb.ModelInferResponse, None], self._mounted().stream(request, call))
+            answers = cast(AsyncGenerator[pb.ModelInferResponse, None], service.stream(request, call))
             async with aclosing(answers):
                 async for answer in answers:
                     yield answer
@@ -193,6 +226,7 @@ class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated
     def _open_stream(self) -> None:
         """A stream that is open costs memory, and no credentials: those are looked at with each of its requests."""
         if self._streams >= self._max_streams:
+            self._refused("", ResourceExhausted.code)
             raise ResourceExhausted(
                 f"{self.name}: {self._streams} streams are open, which is the bound",
                 reason="TOO_MANY_STREAMS",
@@ -201,7 +235,33 @@ class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated
             )
         self._streams += 1
 
-    def _enter(self) -> None:
+    async def _refuse_malformed(self, rpc: str, request: Malformed, call: Call) -> None:
+        """Raise what is wrong; who may not ask is told just that."""
+        try:
+            await self.admit(rpc, call)
+            raise _malformed(rpc, request)
+        except MeshError as error:
+            self._refused("", error.code)
+            raise
+        except asyncio.CancelledError:
+            self._refused("", CANCELLED)
+            raise
+        except Exception:
+            self._refused("", Internal.code)
+            raise
+
+    def _enter(self, model: str) -> Stack:
+        """The service, for one more inference in flight."""
+        try:
+            service = self._mounted()
+            self._check_in_flight()
+        except MeshError as error:
+            self._refused(model, error.code)
+            raise
+        self.in_flight += 1
+        return service
+
+    def _check_in_flight(self) -> None:
         if self.in_flight >= self._max_in_flight:
             raise ResourceExhausted(
                 f"{self.name}: {self.in_flight} calls are in flight, which is the bound",
@@ -209,7 +269,6 @@ class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated
                 rejected=True,
                 retry_after_s=OVERLOAD_PUSHBACK_S,
             )
-        self.in_flight += 1
 
 
 def _not_offered(rpc: str, instead: str) -> Callable[..., Awaitable[Any]]:

@@ -1,31 +1,47 @@
 """Errors of the mesh ↔ gRPC statuses. The only file that knows gRPC's codes.
 
 A status travels as code and text, with `google.rpc.Status` in `grpc-status-details-bin` (ErrorInfo: reason, and the hop that
-failed; RetryInfo: the pushback), `grpc-retry-pushback-ms` for clients that retry by gRFC A6, and `x-infermesh-hop`.
+failed; RetryInfo: the pushback; QuotaFailure: the limit), `grpc-retry-pushback-ms` for clients that retry by gRFC A6,
+`x-ratelimit-limit`, `-remaining` and `-reset` (whole seconds, as in HTTP's convention), and `x-infermesh-hop`.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import secrets
+from collections.abc import Mapping
+from typing import Any
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
-from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
+from google.rpc.error_details_pb2 import ErrorInfo, QuotaFailure, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from infermesh import errors
 from infermesh.call import Call
-from infermesh.errors import ForeignStatus, Internal, MeshError, quoted
+from infermesh.errors import ForeignStatus, Internal, MeshError, Quota, ResourceExhausted, quoted
 from infermesh.protocol.open_inference_pb2 import ModelStreamInferResponse
 from infermesh.transport.metadata import is_plain
 
-__all__ = ["FINAL_PARAMETER", "HOP", "answer_of", "error_in_stream", "error_of", "status_of", "stream_failure"]
+__all__ = [
+    "FINAL_PARAMETER",
+    "HOP",
+    "answer_of",
+    "error_in_stream",
+    "error_of",
+    "status_of",
+    "stream_failure",
+    "was_not_sent",
+]
 
 HOP = "x-infermesh-hop"
 REJECTED = "x-infermesh-rejected"
 DETAILS = "grpc-status-details-bin"
 PUSHBACK = "grpc-retry-pushback-ms"
+LIMIT = "x-ratelimit-limit"
+REMAINING = "x-ratelimit-remaining"
+RESET = "x-ratelimit-reset"
 DOMAIN = "infermesh"
 CODE_PARAMETER = "infermesh_code"
 REASON_PARAMETER = "infermesh_reason"
@@ -35,6 +51,7 @@ PUSHBACK_PARAMETER = "infermesh_retry_pushback_ms"
 FINAL_PARAMETER = "triton_final_response"
 
 MAX_PUSHBACK_DIGITS = 9
+MAX_DIGITS = 15
 MAX_WORD = 128  # characters of a reason or hop that a backend sent: what it makes up must not overflow our metadata
 
 _log = logging.getLogger(__name__)
@@ -81,6 +98,14 @@ def status_of(error: MeshError, hop: str) -> tuple[grpc.StatusCode, str, tuple[t
         retry.retry_delay.FromNanoseconds(int(error.retry_after_s * 1e9))
         details.details.add().Pack(retry)
         trailing.append((PUSHBACK, str(_milliseconds(error.retry_after_s))))
+    if (quota := error.quota) is not None:
+        violation = QuotaFailure.Violation(subject=quota.subject, description=error.message)
+        details.details.add().Pack(QuotaFailure(violations=[violation]))
+        trailing += [
+            (LIMIT, str(quota.limit)),
+            (REMAINING, str(quota.remaining)),
+            (RESET, str(math.ceil(quota.reset_s))),
+        ]
     trailing.append((DETAILS, details.SerializeToString()))
     return code, error.message, tuple(trailing)
 
@@ -97,9 +122,7 @@ def error_of(failure: grpc.aio.AioRpcError, hop: str, model: str = "") -> MeshEr
         retry_after_s = int(pushback) / 1000
     if isinstance(packed := trailing.get(DETAILS), bytes):
         reason = _reason(packed)[:MAX_WORD]
-    rejected = trailing.get(REJECTED) == "1" or (
-        name == "UNAVAILABLE" and reported is None and any(words in text.lower() for words in _NOT_STARTED)
-    )
+    rejected = trailing.get(REJECTED) == "1" or was_not_sent(failure)
     if reported is None and name == "CANCELLED":
         # Not by us, else no status would come: grpc core answers so what reaches a server as it shuts down (grpc/grpc#41785).
         name, text = "UNAVAILABLE", "the backend ended the call"
@@ -107,7 +130,18 @@ def error_of(failure: grpc.aio.AioRpcError, hop: str, model: str = "") -> MeshEr
         about = f"model {quoted(model)}: " if model else ""
         text = f"{about}{hop}: {text}"  # grpc's own words: say what they are about
     at = _hop(str(reported or ""), hop)
-    return _error(name, text, reason=reason, hop=at, rejected=rejected, retry_after_s=retry_after_s)
+    error = _error(name, text, reason=reason, hop=at, rejected=rejected, retry_after_s=retry_after_s)
+    if LIMIT in trailing and isinstance(error, ResourceExhausted):
+        error.quota = _quota(trailing)
+    return error
+
+
+def was_not_sent(failure: grpc.aio.AioRpcError) -> bool:
+    """Whether grpc found no connection for the call, so that no server has seen it."""
+    if failure.code() is not grpc.StatusCode.UNAVAILABLE or HOP in dict(failure.trailing_metadata() or ()):
+        return False
+    text = (failure.details() or "").lower()
+    return any(words in text for words in _NOT_STARTED)
 
 
 def stream_failure(error: MeshError, request_id: str, hop: str) -> ModelStreamInferResponse:
@@ -168,16 +202,36 @@ def _hop(reported: str, otherwise: str) -> str:
 
 
 def _milliseconds(seconds: float) -> int:
-    return max(1, round(seconds * 1000))  # 0 would say "at once"
+    """Rounded up: whoever comes sooner is refused again; never 0, which would say "at once"."""
+    return max(1, math.ceil(round(seconds * 1000, 6)))
+
+
+def _quota(trailing: Mapping[str, str | bytes]) -> Quota | None:
+    """The limit that a lower hop told of; None for what is none."""
+    numbers = [str(trailing.get(key, "")) for key in (LIMIT, REMAINING, RESET)]
+    if not all(number.isdecimal() and len(number) <= MAX_DIGITS for number in numbers):
+        return None
+    subject = ""
+    if isinstance(packed := trailing.get(DETAILS), bytes):
+        failure = _detail(packed, QuotaFailure)
+        subject = str(failure.violations[0].subject)[:MAX_WORD] if failure and failure.violations else ""
+    limit, remaining, reset_s = map(int, numbers)
+    return Quota(subject, limit, remaining, reset_s)
 
 
 def _reason(packed: bytes) -> str:
+    info = _detail(packed, ErrorInfo)
+    return str(info.reason) if info is not None else ""
+
+
+def _detail(packed: bytes, kind: type[Any]) -> Any:
+    """The first detail of this kind; None when there is none."""
     try:
         for detail in Status.FromString(packed).details:
-            if detail.Is(ErrorInfo.DESCRIPTOR):
-                info = ErrorInfo()
-                detail.Unpack(info)
-                return str(info.reason)
+            if detail.Is(kind.DESCRIPTOR):
+                found = kind()
+                detail.Unpack(found)
+                return found
     except Exception:  # what a backend put there must not hide its status
-        return ""
-    return ""
+        return None
+    return None

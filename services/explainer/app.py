@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from infermesh.filters import Measured, Retry, RetryBudget, Traced, WithinDeadline
 from infermesh.runtime import Telemetry
 from infermesh.service import Filter, Stack, stack
-from infermesh.telemetry import Metrics
+from infermesh.telemetry import EndpointMetrics, Metrics
 from infermesh.transport import RemoteService
 from services.explainer.backgrounds import Backgrounds
 from services.explainer.config import ExplainerConfig
@@ -25,7 +25,9 @@ async def build(config: ExplainerConfig, telemetry: Telemetry) -> AsyncIterator[
     Below it each ModelInfer goes on: Retry → RemoteService.
     """
     backgrounds = Backgrounds(config.backgrounds)
-    backend = RemoteService(config.backends[config.backend], config.backend)
+    observe_tls = telemetry.metrics.certificates(config.backend)
+    endpoints = EndpointMetrics(telemetry.metrics).of(config.backend)
+    backend = RemoteService(config.backends[config.backend], config.backend, observe=endpoints, observe_tls=observe_tls)
     asked = stack(*_retry(config, telemetry.metrics), service=backend)
     explainer = Explainer(asked, backgrounds, config, observe=_observer(telemetry.metrics))
     try:
@@ -45,7 +47,9 @@ def _retry(config: ExplainerConfig, metrics: Metrics) -> list[Filter]:
     if config.retry.attempts == 1:
         return []
     counter = metrics.counter("infermesh_explainer_retries_total", "Retries of ModelInfers.", "outcome")
-    counts = {each: counter.labels(metrics.service, each).inc for each in ("retried", "no_budget", "no_time")}
+    counts = {
+        each: counter.labels(metrics.service, each).inc for each in ("retried", "no_budget", "no_time", "pushed_back")
+    }
     budget = RetryBudget(config.retry.budget_share, config.retry.budget_minimum)
     return [Retry(config.retry.attempts, budget, lambda outcome: counts[outcome]())]
 

@@ -92,10 +92,10 @@ class RetryConfig(Model):
 
     attempts: int = Field(3, ge=1, le=10)
     """Attempts in all; 1: no retries."""
-    budget_share: float = Field(0.1, ge=0, le=1)
-    """Share of the ModelInfers that may be retried in the long run."""
-    budget_minimum: int = Field(20, ge=1)
-    """Retries at once, after a time without: what was under way at a replica that died."""
+    budget_share: float = Field(0.2, ge=0, le=1)
+    """Share of the ModelInfers of the last ten seconds that may be retried."""
+    budget_minimum: float = Field(3, ge=0, le=1000)
+    """Retries a second besides; those of ten seconds may be made at once: what was under way at a replica that died."""
 
 
 class ExplainerConfig(ServiceConfig):

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from infermesh.call import Call, Caller
-from infermesh.errors import MeshError, PermissionDenied, Unauthenticated, quoted
+from infermesh.errors import MeshError, PermissionDenied, Unauthenticated, Unavailable, quoted
 from infermesh.service import Filter
+from services.gateway.identity import presented
+from services.gateway.jwt_tokens import Tokens
 from services.gateway.key_ring import KeyRing
 from services.gateway.permission import may_use, scope_for
 
-__all__ = ["VARIANT_HEADER", "Authenticate"]
+__all__ = ["DEBUG_HEADER", "VARIANT_HEADER", "Authenticate"]
 
-API_KEY = "x-api-key"
-AUTHORIZATION = "authorization"
-BEARER = "bearer "
-VARIANT_HEADER = "x-infermesh-variant"  # the one key of the mesh that a caller may send, with the scope `variant`
+# The keys of the mesh that a caller may send, with the scope `variant`: a wish for a variant, and for word of how it was chosen.
+VARIANT_HEADER = "x-infermesh-variant"
+DEBUG_HEADER = "x-infermesh-debug"
+_WISHES = (VARIANT_HEADER, DEBUG_HEADER)
 
 
 @dataclass(kw_only=True)
 class Authenticate(Filter):
-    """Finds the caller by its API key and refuses what it may not do; `call.caller` is set here and nowhere else.
+    """Finds the caller by its API key, token or certificate and refuses what it may not do; `call.caller` is set here and
+    nowhere else. Which of several counts, `presented` says.
 
-    Every RPC that is admitted at all needs a key. UNAUTHENTICATED: no key, or one that is not known or has expired.
+    Every RPC that is admitted at all needs a credential. UNAUTHENTICATED: none, or one that is not known, not good or expired.
+    UNAVAILABLE: a token, while the keys to verify it could not be fetched yet.
     PERMISSION_DENIED: a scope is missing, or the model is none of the caller's, in the same words whether it exists or not.
     A wish for a variant without the scope for it is dropped like every other key of the mesh that a caller sends: the call is
     then one without it. With `enforce` off nothing is refused or dropped, but it is observed, and callers who are known are
@@ -31,6 +35,7 @@ class Authenticate(Filter):
     """
 
     keys: KeyRing
+    tokens: Tokens | None = None  # None: no tokens are taken
     enforce: bool = True
     observe: Callable[[str], None]  # the reason of a refusal
     observe_dropped: Callable[[], None]  # a wish for a variant
@@ -40,30 +45,29 @@ class Authenticate(Filter):
 
     async def admit(self, rpc: str, model: str, version: str, call: Call) -> None:
         try:
-            caller = self.keys.caller_of(_key_in(call.metadata))
+            kind, credential = presented(call.metadata, tokens=self.tokens is not None)
+            if kind == "token" and self.tokens is not None:
+                caller = await self.tokens.caller_of(credential, call)
+            elif kind == "nothing" and call.identities:
+                caller = self.keys.caller_of_certificate(call.identities)
+            else:
+                caller = self.keys.caller_of(credential)
             call.caller = caller
             _check(caller, rpc, model)
-        except (Unauthenticated, PermissionDenied) as refusal:
+        except (Unauthenticated, PermissionDenied, Unavailable) as refusal:
             self.observe(refusal.reason)
             if self.enforce:
                 self.tell(rpc, model, call, refusal)
                 raise
             return
-        if VARIANT_HEADER in call.metadata and "variant" not in caller.scopes:
+        metadata = call.metadata
+        if (VARIANT_HEADER in metadata or DEBUG_HEADER in metadata) and "variant" not in caller.scopes:
             self.observe_dropped()
             if self.enforce:
-                call.metadata = {key: value for key, value in call.metadata.items() if key != VARIANT_HEADER}
+                call.metadata = {key: value for key, value in metadata.items() if key not in _WISHES}
 
     def __repr__(self) -> str:
         return "Authenticate" if self.enforce else "Authenticate(observe)"
-
-
-def _key_in(metadata: Mapping[str, str]) -> str:
-    key = metadata.get(API_KEY, "")
-    if key:
-        return key
-    authorization = metadata.get(AUTHORIZATION, "")
-    return authorization[len(BEARER) :].strip() if authorization[: len(BEARER)].lower() == BEARER else ""
 
 
 def _check(caller: Caller, rpc: str, model: str) -> None:

@@ -25,6 +25,7 @@ class Backend:
     name: str
     remote: Remote
     filters: tuple[Filter, ...] = ()
+    copy_filters: tuple[Filter, ...] = ()  # that stand round copies of calls, which are not retried
     address: object = None  # backends with the same one are one service: what is for all is sent to it once
 
     @property
@@ -35,3 +36,8 @@ class Backend:
         """The backend with its filters; as a service that is asked for this model and version."""
         service = self.remote.variant(model=model, version=version)
         return stack(*self.filters, service=service) if self.filters else service
+
+    def copying(self, *, model: str = "", version: str = "") -> InferenceService:
+        """The same for copies of calls."""
+        service = self.remote.variant(model=model, version=version)
+        return stack(*self.copy_filters, service=service) if self.copy_filters else service

@@ -7,11 +7,25 @@ from pathlib import Path
 from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from infermesh.config import BackendConfig, ConfigError, ConfigPath, Duration, Mode, Model, ServiceConfig, parse
+from infermesh.config import (
+    BackendConfig,
+    BreakerConfig,
+    ConfigError,
+    ConfigPath,
+    Duration,
+    Mode,
+    Model,
+    ServiceConfig,
+    parse,
+)
+from services.gateway.deadline_config import DeadlineConfig
+from services.gateway.jwks import VerifyingKey, read_jwks_file
+from services.gateway.jwt_config import JwtConfig
 from services.gateway.keys import KeysFile
+from services.gateway.limits_config import ConcurrencyConfig, RateLimitConfig
 from services.gateway.routes import RoutesFile, read_routes
 
-__all__ = ["AuthConfig", "DeadlineConfig", "GatewayConfig", "LimitConfig", "RateLimitConfig", "RetryConfig"]
+__all__ = ["AuthConfig", "DeadlineConfig", "GatewayConfig", "RetryConfig"]
 
 
 class AuthConfig(Model):
@@ -19,32 +33,11 @@ class AuthConfig(Model):
 
     mode: Mode = "enforce"
     """`observe` refuses nobody and counts who would be; with `off` everybody may do everything."""
-    keys: ConfigPath = Path("keys.yaml")
-    """File of API keys; changes are taken over while the gateway runs."""
-
-
-class LimitConfig(Model):
-    """How often one caller may call one replica of the gateway."""
-
-    rate: float = Field(gt=0, le=1e9)
-    """Calls a second, in the long run."""
-    burst: int = Field(ge=1, le=10**9)
-    """Calls at once, after a pause."""
-
-
-class RateLimitConfig(LimitConfig):
-    """How often callers may call one replica of the gateway."""
-
-    mode: Mode = "enforce"
-    """`observe` lets all calls pass and counts those that are past their caller's limit."""
-    rate: float = Field(200, gt=0, le=1e9)
-    """Calls a second of one caller, in the long run; every RPC and every message of a stream is one."""
-    burst: int = Field(400, ge=1, le=10**9)
-    """Calls of one caller at once, after a pause."""
-    callers: dict[str, LimitConfig] = Field(default_factory=dict)
-    """Callers with limits of their own, by their names in the keys file."""
-    max_callers: int = Field(10_000, ge=1)
-    """Callers that are kept in mind; past it new ones have to wait until another has been idle."""
+    keys: ConfigPath | None = Path("keys.yaml")
+    """File of API keys, and of callers by their certificates; changes are taken over while the gateway runs.
+    Nothing (`null`): nobody gets in by them."""
+    jwt: JwtConfig | None = None
+    """JSON Web Tokens; left out: none are taken."""
 
 
 class RetryConfig(Model):
@@ -52,20 +45,13 @@ class RetryConfig(Model):
 
     attempts: int = Field(6, ge=1, le=10)
     """Attempts in all; 1: no retries. The pauses between six sum to about 0.4 s: a backend that comes back is met."""
-    budget_share: float = Field(0.1, ge=0, le=1)
-    """Share of the calls to a backend that may be retried in the long run, so that retries
+    budget_share: float = Field(0.2, ge=0, le=1)
+    """Share of the calls of the last ten seconds to a backend that may be retried, so that retries
     don't keep down what is overloaded."""
-    budget_minimum: int = Field(100, ge=1)
-    """Retries at once, after a time without: what was under way at a replica that died."""
-
-
-class DeadlineConfig(Model):
-    """Ends for calls."""
-
-    default: Duration = "30s"  # type: ignore[assignment]
-    """For calls that come without a deadline."""
-    maximum: Duration = "5m"  # type: ignore[assignment]
-    """No call lasts longer, whatever its caller asks for."""
+    budget_minimum: float = Field(3, ge=0, le=1000)
+    """Retries a second besides; those of ten seconds may be made at once: what was under way at a replica that died."""
+    longest_pause: Duration = "1s"  # type: ignore[assignment]
+    """A refusal that says to come back later than this is given back to the caller instead."""
 
 
 class GatewayConfig(ServiceConfig):
@@ -75,8 +61,12 @@ class GatewayConfig(ServiceConfig):
 
     auth: AuthConfig = AuthConfig()
     rate_limit: RateLimitConfig = RateLimitConfig()
+    concurrency: ConcurrencyConfig = ConcurrencyConfig()
     deadline: DeadlineConfig = DeadlineConfig()
     retry: RetryConfig = RetryConfig()
+    breaker: BreakerConfig = BreakerConfig.model_validate({"max_backoff": "5s"})
+    """Of each variant of each route: refuses calls at once while it keeps failing, so that a fallback can answer.
+    The addresses of a backend have breakers of their own."""
     routes: ConfigPath = Path("routes.yaml")
     """File of routes; changes are taken over while the gateway runs."""
     backends: dict[str, BackendConfig] = Field(
@@ -93,17 +83,25 @@ class GatewayConfig(ServiceConfig):
         return read_routes(self.routes, self.backends)
 
     def keys_file(self) -> KeysFile:
-        """The keys. Raises ConfigError."""
-        return parse(KeysFile, self.auth.keys)
+        """The keys; none without a file. Raises ConfigError."""
+        return parse(KeysFile, self.auth.keys) if self.auth.keys is not None else KeysFile(keys=[])
+
+    def token_keys(self) -> list[VerifyingKey]:
+        """The keys of tokens that are in a file; none where they are fetched. Raises ConfigError."""
+        if self.auth.jwt is None or self.auth.jwt.jwks_file is None:
+            return []
+        return read_jwks_file(self.auth.jwt, self.auth.jwt.jwks_file)
 
     @model_validator(mode="after")
     def _files(self) -> GatewayConfig:
         faults = []
-        for read in [self.routes_file, *([self.keys_file] if self.auth.mode != "off" else [])]:
+        for read in [self.routes_file, *([self.keys_file, self.token_keys] if self.auth.mode != "off" else [])]:
             try:
                 read()  # their faults are faults of the configuration, and found by who checks that
             except ConfigError as error:
                 faults.append(str(error))
+        if unknown := set(self.concurrency.backends) - set(self.backends):
+            faults.append(f"concurrency.backends: there is no backend {', '.join(sorted(unknown))}")
         if faults:
             raise ValueError("\n  ".join(faults))
         return self

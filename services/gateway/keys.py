@@ -1,4 +1,4 @@
-"""The models of the keys file: who has an API key, and what it is good for. The file holds digests, never keys."""
+"""The models of the keys file: who has an API key or a certificate, and what it is good for. It holds digests, never keys."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BeforeValidator, Field, field_validator
 
-from infermesh.config import Model
+from infermesh.config import Identity, Model
 from services.gateway.permission import Scope
 
-__all__ = ["KeyEntry", "KeysFile"]
+__all__ = ["CertificateEntry", "KeyEntry", "KeysFile"]
 
 _DIGEST = re.compile(r"[0-9a-fA-F]{64}")
 
@@ -33,11 +33,9 @@ def _digest(given: object) -> str:
     raise ValueError("expected the SHA-256 of the key as 64 hexadecimal digits, as `infermesh keys new` prints it")
 
 
-class KeyEntry(Model):
-    """One key. A caller may have several, to change them without a gap; rate limits are the caller's, not the key's."""
+class _Entry(Model):
+    """What somebody is good for."""
 
-    sha256: Annotated[str, BeforeValidator(_digest)]
-    """SHA-256 of the key, in hexadecimal."""
     caller: str = Field(min_length=1, max_length=128)
     """Who uses it; appears in logs and metrics."""
     tenant: str = Field("", max_length=128)
@@ -47,7 +45,7 @@ class KeyEntry(Model):
     models: list[str] | None = None
     """Models that it may use: exact names, or prefixes that end in `*`; left out: all."""
     expires: date | AwareDatetime | None = None
-    """From this day (midnight UTC) or moment on the key is refused; left out: never."""
+    """From this day (midnight UTC) or moment on it is refused; left out: never."""
 
     @field_validator("models")
     @classmethod
@@ -59,7 +57,7 @@ class KeyEntry(Model):
 
     @property
     def expires_at(self) -> float:
-        """Seconds of the wall clock from which the key is refused."""
+        """Seconds of the wall clock from which it is refused."""
         if self.expires is None:
             return float("inf")
         if isinstance(self.expires, datetime):
@@ -67,11 +65,28 @@ class KeyEntry(Model):
         return datetime.combine(self.expires, time(), UTC).timestamp()
 
 
+class KeyEntry(_Entry):
+    """One key. A caller may have several, to change them without a gap; rate limits are the caller's, not the key's."""
+
+    sha256: Annotated[str, BeforeValidator(_digest)]
+    """SHA-256 of the key, in hexadecimal."""
+
+
+class CertificateEntry(_Entry):
+    """One name in clients' certificates (mutual TLS: `server.tls.client_ca`)."""
+
+    identity: Identity
+    """`uri:` or `dns:` and a subject alternative name, or `cn:` and the subject's common name, whole: no patterns.
+    Of a certificate with several known names a URI counts first, then a DNS name, then the common name."""
+
+
 class KeysFile(Model):
-    """Every API key that the gateway knows."""
+    """Everybody that the gateway knows by a key or a certificate."""
 
     keys: list[KeyEntry]
-    """The keys; with an empty list nobody gets in."""
+    """The keys; with an empty list nobody gets in by one."""
+    certificates: list[CertificateEntry] = []
+    """Callers by the names in their certificates; left out: a certificate alone lets nobody in."""
 
     @field_validator("keys", mode="before")
     @classmethod
@@ -96,3 +111,14 @@ class KeysFile(Model):
             whose = f" ({', '.join(twice)})" if twice else ""
             raise ValueError(f"expected every key once: the same digest stands twice{whose}")
         return keys
+
+    @field_validator("certificates")
+    @classmethod
+    def _one_caller_each(cls, certificates: list[CertificateEntry]) -> list[CertificateEntry]:
+        seen: set[str] = set()
+        for each in certificates:
+            name = each.identity.lower() if each.identity.startswith("dns:") else each.identity
+            if name in seen:
+                raise ValueError(f"expected every identity once: {each.identity} stands twice")
+            seen.add(name)
+        return certificates

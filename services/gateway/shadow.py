@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 
 from infermesh.call import Call
 from infermesh.deadline import Deadline
+from infermesh.errors import ResourceExhausted
 from infermesh.protocol.open_inference_pb2 import ModelInferRequest, ModelInferResponse
 from infermesh.service import Filter, Infer, InferenceService
+from services.gateway.concurrency import CONCURRENCY_LIMITED
 
 __all__ = ["Copies", "Shadow"]
 
@@ -57,6 +59,8 @@ class Shadow(Filter):
         try:
             async with asyncio.timeout(self.budget_s):  # also for a candidate that does not look at the deadline
                 await self.candidate.infer(request, own)
+        except ResourceExhausted as error:
+            return "shed" if error.reason == CONCURRENCY_LIMITED else "failed"
         except Exception:  # its faults are counted here and told by its own log
             return "failed"
         return "mirrored"

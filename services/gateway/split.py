@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import random
-from bisect import bisect_right
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from itertools import accumulate
 
 from infermesh.call import Call
 from infermesh.errors import InvalidRequest, NotFound, Unavailable, quoted
 from infermesh.names import check_version
-from infermesh.parameters import MODEL, VARIANT
+from infermesh.parameters import GENERATION, MODEL, PICKED_BY, VARIANT
 from infermesh.protocol.open_inference_pb2 import (
     ModelInferRequest,
     ModelInferResponse,
@@ -21,9 +18,9 @@ from infermesh.protocol.open_inference_pb2 import (
     ModelMetadataResponse,
 )
 from infermesh.service import InferenceService
-from services.gateway.authenticate import VARIANT_HEADER
+from services.gateway.authenticate import DEBUG_HEADER, VARIANT_HEADER
 from services.gateway.backends import Backend
-from services.gateway.sticky import StickyKey, StickySplit
+from services.gateway.chooser import Chooser
 
 __all__ = ["Split", "Variant"]
 
@@ -31,9 +28,14 @@ Count = Callable[[], None]
 PickCounter = Callable[[str, str, str], Count]  # model as routed, variant, by → what counts one pick
 
 
+def _nothing() -> None:
+    """Nobody watches whether the variant is ready."""
+
+
 @dataclass(frozen=True)
 class Variant:
-    """One alternative: what it is asked for, and the service that answers. `model` is empty for the name that callers use."""
+    """One alternative: what it is asked for, and the service that answers. `model` is empty for the name that callers use.
+    `suspect` is called when a call finds it away."""
 
     name: str
     weight: float
@@ -41,57 +43,62 @@ class Variant:
     service: InferenceService
     version: str = ""
     model: str = ""
+    suspect: Count = _nothing
 
 
 class Split(InferenceService):
-    """Chooses one variant for each call, by weight, and says in the response which one answered.
+    """Chooses one variant for each call, and says in the response which one answered; on an error too, for who counts it.
 
-    With a sticky key the same key gets the same variant; a call without one is split at random, and counted as a miss. Asked for
-    past the split, and counted apart: a version (`model_version`), which must be one that the variants list, if they list any,
-    and a variant by its name in the metadata, whose right to be there authentication has checked. The choice is made here, once;
-    hops below are told by `call.variant`.
+    The choice is the chooser's, by rules, sticky key and weights. Asked for past it, and counted apart: a version
+    (`model_version`), which must be one that the variants list, if they list any, and a variant by its name in the metadata,
+    whose right to be there authentication has checked. The choice is made here, once; hops below are told by `call.variant`.
+    `generation` is that of the route table, for callers who may debug and ask for it.
     """
 
     def __init__(
         self,
         label: str,
         variants: Sequence[Variant],
+        chooser: Chooser,
         *,
-        salt: str = "",
-        sticky: StickyKey | None = None,
         count: PickCounter,
         count_miss: Count,
-        draw: Callable[[], float] = random.random,
+        generation: int = 0,
     ) -> None:
         self.label = label
         self.variants = tuple(variants)
-        self._sticky = sticky
-        self._sticky_split = StickySplit(salt or label, [(v.name, v.weight) for v in variants])
+        self.chooser = chooser
+        self._generation = generation
+        self._count = count
         self._count_miss = count_miss
-        self._draw = draw
-        total = sum(v.weight for v in variants)
-        self._bounds = [bound / total for bound in accumulate(v.weight for v in variants)]
-        while len(self._bounds) > 1 and self._bounds[-2] >= self._bounds[-1]:
-            self._bounds.pop()  # so that a number just under 1 never falls on a last variant without weight
-        self._only = next((at for at, v in enumerate(variants) if v.weight == total), None)
+        self._counts: dict[
+            tuple[str, int], Count
+        ] = {}  # made when first needed: a large table would have thousands at 0
         self._by_weight = sorted((v for v in variants if v.weight), key=lambda v: -v.weight)
         self._by_name = {v.name: v for v in variants}
-        self._by_version = {int(v.version): v for v in sorted(variants, key=lambda v: v.weight) if v.version}
-        self._counts = {
-            by: [count(label, v.name, by) for v in variants] for by in ("weight", "sticky", "version", "header")
-        }
+        self._by_version = {v.version: v for v in sorted(variants, key=lambda v: v.weight) if v.version}
+        self._versions = sorted(self._by_version, key=lambda v: (not v.isdecimal(), len(v), v))  # numbers, then labels
+        self._version_labels = tuple(v for v in self._versions if not v.isdecimal())
 
     async def infer(self, request: ModelInferRequest, call: Call) -> ModelInferResponse:
-        variant = self._choose(request, call)
-        response = await variant.service.infer(request, call.derive(variant=variant.name))
-        return _signed(response, request, variant)
+        variant, by = self.choose(request, call)
+        try:
+            response = await variant.service.infer(request, call.derive(variant=variant.name))
+        except BaseException as error:
+            _failed(error, variant)
+            raise
+        return self._signed(response, request, call, variant, by)
 
     async def stream(self, request: ModelInferRequest, call: Call) -> AsyncIterator[ModelInferResponse]:
-        variant = self._choose(request, call)
+        variant, by = self.choose(request, call)
         answers = variant.service.stream(request, call.derive(variant=variant.name))
-        async with aclosing(answers) as responses:  # type: ignore[type-var]  # a generator, as everywhere
-            async for response in responses:
-                yield _signed(response, request, variant)
+        try:
+            async with aclosing(answers) as responses:  # type: ignore[type-var]  # a generator, as everywhere
+                async for response in responses:
+                    yield self._signed(response, request, call, variant, by)
+        except BaseException as error:
+            _failed(error, variant)
+            raise
 
     async def metadata(self, request: ModelMetadataRequest, call: Call) -> ModelMetadataResponse:
         """What the variant that was asked for says, else the heaviest that can say something."""
@@ -105,7 +112,7 @@ class Split(InferenceService):
                 continue
             response.name = request.name
             if self._by_version:
-                response.versions[:] = [str(version) for version in sorted(self._by_version)]
+                response.versions[:] = self._versions
             return response
         assert failure is not None  # a split has a variant with weight
         raise failure
@@ -122,7 +129,8 @@ class Split(InferenceService):
     def asked_for(self, model: str, version: str, call: Call) -> Variant | None:
         """The variant that the call names, by a version or by itself; None when it leaves the choice to the split.
 
-        Raises NotFound for one that there is not, InvalidRequest for a version that is no number, or for both at odds.
+        Raises NotFound for one that there is not, InvalidRequest for a version that is neither a number nor a label that is
+        listed, or for both at odds.
         """
         name = call.metadata.get(VARIANT_HEADER, "")
         if not name:
@@ -150,42 +158,70 @@ class Split(InferenceService):
     def __repr__(self) -> str:
         return f"Split({', '.join(f'{v.name} {v.weight:g}' for v in self.variants)})"
 
-    def _choose(self, request: ModelInferRequest, call: Call) -> Variant:
+    def choose(self, request: ModelInferRequest, call: Call) -> tuple[Variant, str]:
+        """The variant, counted, and what decided: `weight`, `sticky`, `rule` and its name, `version` or `header`.
+
+        Raises as `asked_for` does, and Unavailable for one that is not ready where the route says that its calls fail.
+        """
         if request.model_version or VARIANT_HEADER in call.metadata:
             asked = self.asked_for(request.model_name, request.model_version, call)
             if asked is not None:
                 by = "header" if call.metadata.get(VARIANT_HEADER) else "version"
-                self._counts[by][self.variants.index(asked)]()
-                return asked
-        if self._only is not None:
-            at, by = self._only, "weight"
-        elif self._sticky is not None and (key := self._sticky.of(request, call)):
-            at, by = self._sticky_split.pick(key), "sticky"
-        else:
-            if self._sticky is not None:
-                self._count_miss()
-            at, by = bisect_right(self._bounds, self._draw(), hi=len(self._bounds) - 1), "weight"
-        self._counts[by][at]()
-        return self.variants[at]
+                self._counted(by, self.variants.index(asked))
+                return asked, by
+        at, by, rule, missed, refused = self.chooser.pick(request, call)
+        if missed:
+            self._count_miss()
+        variant = self.variants[at]
+        if refused:
+            self._counted("refused", at)
+            error = Unavailable(
+                f"model {quoted(request.model_name)}: its variant {variant.name} is not ready, and the route leaves its "
+                "calls to no other",
+                reason="VARIANT_NOT_READY",
+                rejected=True,
+            )
+            error.variant = variant.name
+            raise error
+        self._counted(by, at)
+        return variant, f"{by} {rule}".rstrip()
+
+    def _counted(self, by: str, at: int) -> None:
+        count = self._counts.get((by, at))
+        if count is None:
+            count = self._counts[by, at] = self._count(self.label, self.variants[at].name, by)
+        count()
+
+    def _signed(
+        self, response: ModelInferResponse, request: ModelInferRequest, call: Call, variant: Variant, by: str
+    ) -> ModelInferResponse:
+        response.parameters[VARIANT].string_param = variant.name
+        if variant.model:
+            response.parameters[MODEL].string_param = variant.model
+            response.model_name = request.model_name
+        if DEBUG_HEADER in call.metadata:
+            response.parameters[GENERATION].int64_param = self._generation
+            response.parameters[PICKED_BY].string_param = by
+        return response
 
     def _version(self, model: str, version: str) -> Variant:
         if not self._by_version:  # none is listed: whether it exists is for the backend to say, after the model
             return self._by_weight[0]
-        check_version(model, version)
-        variant = self._by_version.get(int(version))
+        variant = self._by_version.get(version)
         if variant is None:
-            listed = ", ".join(str(each) for each in sorted(self._by_version))
+            check_version(model, version, self._version_labels)
+            variant = self._by_version.get(str(int(version)))  # 03 is 3
+        if variant is None:
             raise NotFound(
-                f"model {quoted(model)}: no version {version}, its route lists {listed}",
+                f"model {quoted(model)}: no version {version}, its route lists {', '.join(self._versions)[:256]}",
                 reason="VERSION_NOT_FOUND",
                 rejected=True,
             )
         return variant
 
 
-def _signed(response: ModelInferResponse, request: ModelInferRequest, variant: Variant) -> ModelInferResponse:
-    response.parameters[VARIANT].string_param = variant.name
-    if variant.model:
-        response.parameters[MODEL].string_param = variant.model
-        response.model_name = request.model_name
-    return response
+def _failed(error: BaseException, variant: Variant) -> None:
+    """Tell who counts the failure which variant it was of; without a word in between, since a success must not pay for it."""
+    error.variant = variant.name  # type: ignore[attr-defined]  # MeshError has it; others may have what they like
+    if isinstance(error, Unavailable):
+        variant.suspect()

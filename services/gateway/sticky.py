@@ -9,7 +9,7 @@ from hashlib import blake2b
 
 from infermesh.call import Call
 from infermesh.protocol.open_inference_pb2 import InferTensorContents, ModelInferRequest
-from services.gateway.routes import StickyConfig
+from services.gateway.targets import StickyConfig
 
 __all__ = ["StickyKey", "StickySplit"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 async def followed(
     file: Path,
     read: Callable[[Path], T],
-    adopt: Callable[[T], None],
+    adopt: Callable[[T], Awaitable[None] | None],
     observe: Callable[[bool], None],
     *,
     every_s: float,
@@ -33,7 +33,8 @@ async def followed(
     """While the context is open, each new content of the file is read whole and checked whole, and `adopt` is given it.
 
     A file that can't be used, or is gone, changes nothing but the log and what `observe` counts: the last good one stays. `read`
-    runs in a thread and raises ConfigError; `adopt` runs on the event loop, and may raise it too.
+    runs in a thread and raises ConfigError; `adopt` runs on the event loop, and may raise it too; what it returns to be
+    awaited is awaited before the next look.
 
     The folder is watched, not the file: a Kubernetes ConfigMap changes by a swap of a symbolic link beside it, an editor by a
     rename. Where the system tells of no changes (network file systems, some bind mounts) the content is still compared
@@ -53,7 +54,7 @@ async def _follow(
     file: Path,
     content: bytes | None,
     read: Callable[[Path], T],
-    adopt: Callable[[T], None],
+    adopt: Callable[[T], Awaitable[None] | None],
     observe: Callable[[bool], None],
     every_s: float,
     stop: asyncio.Event,
@@ -63,7 +64,9 @@ async def _follow(
         if content == last:
             continue
         try:
-            adopt(await asyncio.to_thread(read, file))
+            adopting = adopt(await asyncio.to_thread(read, file))
+            if adopting is not None:
+                await adopting
         except ConfigError as fault:
             observe(False)
             _log.error("the last good one stays in use: %s", fault, extra={"file": str(file)})

@@ -11,6 +11,7 @@ from infermesh.filters import Measured, Traced, WithinDeadline
 from infermesh.names import EXPLAINER_SUFFIX
 from infermesh.runtime import Telemetry
 from infermesh.service import Filter, Stack, stack
+from infermesh.telemetry import EndpointMetrics
 from infermesh.transport import RemoteService
 from services.transformer.backends import Backends
 from services.transformer.check_models import watch_models
@@ -32,7 +33,12 @@ async def build(config: TransformerConfig, telemetry: Telemetry) -> AsyncIterato
     metrics = FeatureMetrics(telemetry.metrics, file.views, file.services)
     plans = plans_of(config, metrics)
     async with AsyncExitStack() as resources:
-        remotes = {name: RemoteService(backend, name) for name, backend in config.backends.items()}
+        certificates = telemetry.metrics.certificates
+        endpoints = EndpointMetrics(telemetry.metrics)
+        remotes = {
+            n: RemoteService(b, n, observe=endpoints.of(n), observe_tls=certificates(n))
+            for n, b in config.backends.items()
+        }
         for remote in remotes.values():
             resources.push_async_callback(remote.close)
         backends = Backends(remotes, config.routing, plans, same_as=lambda name: str(config.backends[name].target))

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-__all__ = ["BROKEN_MODEL", "FAIL_TABLE", "LINEAR_BIAS", "LINEAR_WEIGHTS", "MODELS", "Model", "Tensor", "make"]
+__all__ = ["BROKEN_MODEL", "FAIL_TABLE", "LABELS", "LINEAR_BIAS", "LINEAR_WEIGHTS", "MODELS", "Model", "Tensor", "make"]
 
 ONNX_TYPES = {
     "BOOL": TensorProto.BOOL,
@@ -76,6 +76,8 @@ class Model:
 
 
 QUEUE_MODEL = "conf-queue"
+BATCHED_MODEL = "conf-batched"
+LABELS = {"stable": 2}  # of conf-versions: names that stand for a version
 
 
 def make(repository: Path) -> None:
@@ -84,6 +86,12 @@ def make(repository: Path) -> None:
         for version in model.versions:
             _write(repository / name / str(version), _proto(model.graph(model, version)).SerializeToString())
     _write(repository / BROKEN_MODEL / "1", BROKEN)
+    labels = ", ".join(f"{label}: {version}" for label, version in LABELS.items())
+    (repository / "conf-versions" / "config.yaml").write_text(f"labels: {{{labels}}}\n")
+    # Off the event loop, where nothing is batched: calls are to meet in its queue.
+    (repository / BATCHED_MODEL / "config.yaml").write_text(
+        "batching: {enabled: true, max_rows: 32}\nexecution: {inline_below: 0s}\n"
+    )
     (repository / QUEUE_MODEL / "config.yaml").write_text("queue: {max_requests: 32}\n")  # it is to be filled by a test
 
 
@@ -169,6 +177,31 @@ def _look_up(model: Model, version: int) -> GraphProto:
     )
 
 
+def _row_sums_and_look_up(model: Model, version: int) -> GraphProto:
+    """Row sums, after products that take a millisecond or two for one row and hardly more for thirty, and are multiplied by
+    zero; beside them the look-up that may fail."""
+    filling = numpy_helper.from_array(np.array([1 / SLOW_SIZE], np.float32))
+    names = ["wide", *(f"product{turn}" for turn in range(LOAD_PRODUCTS))]
+    return _graph(
+        model,
+        [
+            helper.make_node("ReduceSum", ["x", "columns"], ["sums"], keepdims=1),
+            helper.make_node("ConstantOfShape", ["matrix"], ["factor"], value=filling),
+            helper.make_node("MatMul", ["x", "widening"], ["wide"]),
+            *(helper.make_node("MatMul", [before, "factor"], [after]) for before, after in pairwise(names)),
+            helper.make_node("ReduceMean", [names[-1]], ["mean"], axes=[1], keepdims=1),
+            helper.make_node("Mul", ["mean", "none"], ["zero"]),
+            helper.make_node("Add", ["sums", "zero"], ["y"]),
+            helper.make_node("GatherElements", ["table", "index"], ["z"]),
+        ],
+        columns=np.array([1]),
+        matrix=np.array([SLOW_SIZE, SLOW_SIZE]),
+        widening=np.ones((3, SLOW_SIZE), np.float32),
+        none=np.array(0, np.float32),
+        table=np.array(FAIL_TABLE, np.float32),
+    )
+
+
 def _mixed(model: Model, version: int) -> GraphProto:
     return _graph(
         model,
@@ -251,6 +284,11 @@ MODELS: dict[str, Model] = {
         _mixed,
     ),
     "conf-batch": Model((Tensor("x", "FP32", (-1, 3)),), (Tensor("y", "FP32", (-1, 1)),), _row_sums),
+    "conf-batched": Model(
+        (Tensor("x", "FP32", (-1, 3)), Tensor("index", "INT64", (-1,))),
+        (Tensor("y", "FP32", (-1, 1)), Tensor("z", "FP32", (-1,))),
+        _row_sums_and_look_up,
+    ),
     "conf-slow": _SLOW,
     "conf-queue": _SLOW,
     "conf-fail": Model((Tensor("index", "INT64", (-1,)),), (Tensor("y", "FP32", (-1,)),), _look_up),

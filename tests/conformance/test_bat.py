@@ -215,6 +215,80 @@ def test_a_lone_request_does_not_wait(client: Client) -> None:
     assert statistics.median(lone_s) < LONE_MOST * statistics.median(ready_s)
 
 
+@case("BAT-batched")
+def test_what_is_batched_harms_nobody(client: Client) -> None:
+    """Where batching is on, failing, bad, cancelled and expired calls among others of all kinds harm nobody.
+
+    The others, of many rows, outputs and modes, get their own rows; those that fail do so as they would alone.
+    """
+    kinds = ["good", "good", "typed", "outputs", "fails", "bad", "cancelled", "expired", "large"]
+    calls = [
+        client.start(
+            "ModelInfer", _batched(at, kinds[at % 9]), **({"timeout": 0.002} if kinds[at % 9] == "expired" else {})
+        )
+        for at in range(2 * MEMBERS)
+    ]
+    for call in calls[kinds.index("cancelled") :: 9]:
+        call.cancel()
+
+    outcomes = waited(calls)
+
+    for at, outcome in enumerate(outcomes):
+        kind = kinds[at % 9]
+        if kind == "fails":
+            check_refusal(outcome, grpc.StatusCode.INTERNAL)
+        elif kind == "bad":
+            check_refusal(outcome, grpc.StatusCode.INVALID_ARGUMENT, "conf-batched", "x")
+        elif isinstance(outcome, pb.ModelInferResponse):
+            expected = _batched_answer(at, kind)
+            assert answer(outcome) == expected
+            assert list(answer(outcome)) == list(expected)
+            assert bool(outcome.raw_output_contents) == (kind != "typed")
+        elif kind == "expired":
+            assert outcome.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED)
+        else:
+            assert kind == "cancelled", outcome
+
+
+@case("BAT-merged", hops=("predictor",))
+def test_what_waits_is_run_together(client: Client) -> None:
+    """Where batching is on, calls that meet in the queue share runs, as the statistics tell."""
+    before = _runs(client)
+
+    outcomes = waited([client.start("ModelInfer", _batched(at, "good")) for at in range(MEMBERS)])
+
+    for at, outcome in enumerate(outcomes):
+        assert answer(_served(outcome)) == _batched_answer(at, "good")
+    assert _runs(client) - before < MEMBERS
+
+
+def _batched(at: int, kind: str) -> pb.ModelInferRequest:
+    x = _batched_rows(at, kind)
+    index = [99 if kind == "fails" else at % 4] * len(x)
+    return infer(
+        "conf-batched",
+        fp32("x", np.zeros((len(x), 4)) if kind == "bad" else x),
+        int64("index", index),
+        mode="typed" if kind == "typed" else "raw",
+        outputs=("z", "y") if kind == "outputs" else (),
+    )
+
+
+def _batched_rows(at: int, kind: str) -> np.ndarray:
+    return np.full((100, 3), at, np.float32) if kind == "large" else _rows(at)
+
+
+def _batched_answer(at: int, kind: str) -> dict[str, Value]:
+    x = _batched_rows(at, kind)
+    y, z = fp32("y", x.sum(axis=1, keepdims=True)), fp32("z", [FAIL_TABLE[at % 4]] * len(x))
+    return {"z": z, "y": y} if kind == "outputs" else {"y": y, "z": z}
+
+
+def _runs(client: Client) -> int:
+    (of_model,) = client.call("ModelStatistics", pb.ModelStatisticsRequest(name="conf-batched")).model_stats
+    return int(of_model.execution_count)
+
+
 def _rows(at: int) -> np.ndarray:
     """One to five rows that no other member has, and whose sums are exact."""
     return np.arange(3 * (1 + at % 5), dtype=np.float32).reshape(-1, 3) + 100 * at

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import grpc
 import numpy as np
-from conformance_cases import Subject, case, named, waited
-from conformance_models import MODELS
+from conformance_cases import Refuse, Subject, case, named, waited
+from conformance_models import LABELS, MODELS
 from conformance_wire import MODES, Client, Value, answer, bytes_raw, fp32, infer, int64
 
 from infermesh.protocol import open_inference_pb2 as pb
@@ -207,6 +208,27 @@ def test_the_version_that_was_asked_for_answers(client: Client, version: int) ->
 
     assert response.model_version == str(version)
     assert _answer_of_a_version(client, response) == 0.5 + version
+
+
+@case("INF-VER-label", each={"label": tuple(LABELS)})
+def test_a_label_stands_for_its_version(client: Client, label: str) -> None:
+    """A label that the model declares is taken for a version by infer, metadata and ready; the response carries the number."""
+    name = named(client, "conf-versions")
+
+    response = client.infer(infer(name, fp32("x", [0.5]), version=label))
+
+    assert response.model_version == str(LABELS[label])
+    assert _answer_of_a_version(client, response) == 0.5 + LABELS[label]
+    assert client.call("ModelMetadata", pb.ModelMetadataRequest(name=name, version=label)).name == name
+    assert client.call("ModelReady", pb.ModelReadyRequest(name=name, version=label)).ready
+
+
+@case("INF-VER-label-unknown")
+def test_a_label_that_is_not_declared_is_refused(refuse: Refuse, client: Client) -> None:
+    """A label that the model does not declare is INVALID_ARGUMENT, and the refusal names those that it does."""
+    request = infer(named(client, "conf-versions"), fp32("x", [0.5]), version="canary")
+
+    refuse(request, grpc.StatusCode.INVALID_ARGUMENT, "canary", *LABELS)
 
 
 @case("INF-VER-answered", each={"version": ("", "1")})

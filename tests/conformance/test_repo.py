@@ -98,6 +98,17 @@ def test_an_unknown_model_can_not_be_loaded_or_unloaded(refuse: Refuse, rpc: str
     refuse(message(), grpc.StatusCode.INVALID_ARGUMENT, "model", rpc=rpc)
 
 
+@case("REPO-override", each={"name": ("config", "file:1/model.onnx")})
+def test_a_load_brings_no_files(refuse: Refuse, client: Client, reloadable: str, name: str) -> None:
+    """A load that brings a configuration or files of its own is INVALID_ARGUMENT, and the model stays as it was."""
+    request = pb.RepositoryModelLoadRequest(model_name=reloadable)
+    request.parameters[name].string_param = "{}"
+
+    refuse(request, grpc.StatusCode.INVALID_ARGUMENT, reloadable, name, rpc=LOAD)
+
+    assert client.call("ModelReady", pb.ModelReadyRequest(name=reloadable)).ready
+
+
 @case("REPO-outside", each={"name": ("../conf-linear", "conf-linear/1", "/conf-linear", "..")})
 def test_a_model_name_is_no_path(client: Client, name: str) -> None:
     """A name that would lead out of the repository, or deeper into it, loads nothing."""

@@ -16,9 +16,10 @@ from infermesh.errors import InvalidRequest, MeshError, NotFound
 from infermesh.protocol import open_inference_pb2 as pb
 from infermesh.service import Filter, InferenceService, ModelRepository, Stack, stack
 from infermesh.transport import RemoteService, Server
-from services.predictor.config import ExecutionConfig, RepositoryConfig
+from services.predictor.config import PredictorConfig
 from services.predictor.predictor import Predictor
-from services.predictor.repository import Repository
+from services.predictor.repository.repository import Repository
+from services.predictor.source import open_source
 
 SAMPLES = Path(__file__).parents[2] / "samples/models"
 PLACES = ["in process", "over a channel", "over two channels"]
@@ -168,7 +169,9 @@ async def service(placed: Place, fake: Fake, refuse: Refuse) -> Stack:
 @pytest.fixture
 async def predictor() -> AsyncIterator[Predictor]:
     """A real predictor with the sample models."""
-    repository = Repository(RepositoryConfig(root=SAMPLES, models=["iris", "fraud-detector"]), ExecutionConfig())
+    repository = Repository(
+        PredictorConfig(repository={"root": SAMPLES, "models": ["iris", "fraud-detector"]}), open_source(str(SAMPLES))
+    )
     await repository.load_all()
     yield Predictor(repository)
     repository.close()

@@ -17,7 +17,8 @@ from infermesh.protocol import open_inference_pb2 as pb
 from infermesh.service import stack
 from infermesh.transport import RemoteService
 
-KINDS = [getattr(errors, name) for name in errors.__all__ if isinstance(getattr(errors, name), type)]
+NAMED = [getattr(errors, name) for name in errors.__all__]
+KINDS = [kind for kind in NAMED if isinstance(kind, type) and issubclass(kind, MeshError)]
 ERRORS: list[MeshError] = [
     kind("gone: ä", reason="R", rejected=True, hop="below", retry_after_s=1.5)
     for kind in KINDS

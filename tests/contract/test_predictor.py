@@ -15,9 +15,10 @@ from infermesh.errors import FailedPrecondition, InvalidRequest, NotFound, Unava
 from infermesh.protocol import open_inference_pb2 as pb
 from infermesh.service import stack
 from infermesh.tensors import add_inputs, read_outputs
-from services.predictor.config import ExecutionConfig, RepositoryConfig
+from services.predictor.config import PredictorConfig
 from services.predictor.predictor import Predictor
-from services.predictor.repository import Repository
+from services.predictor.repository.repository import Repository
+from services.predictor.source import open_source
 
 ROW = np.array([[5.1, 3.5, 1.4, 0.2]], np.float32)
 
@@ -160,11 +161,11 @@ async def test_a_load_that_fails_names_the_version(placed: Any, tmp_path: Path) 
     """FAILED_PRECONDITION with the reason of each version that can't be loaded."""
     (tmp_path / "bad/1").mkdir(parents=True)
     (tmp_path / "bad/1/model.onnx").write_bytes(b"no model")
-    repository = Repository(RepositoryConfig(root=tmp_path), ExecutionConfig())
+    repository = Repository(PredictorConfig(repository={"root": tmp_path}), open_source(str(tmp_path)))
     await repository.load_all()
     service = await placed(stack(service=Predictor(repository)))
 
-    with pytest.raises(FailedPrecondition, match='model "bad": version 1: InvalidProtobuf'):
+    with pytest.raises(FailedPrecondition, match=r'model "bad": version 1: model\.onnx is no ONNX model'):
         await service.load(pb.RepositoryModelLoadRequest(model_name="bad"), Call())
 
     repository.close()

@@ -56,9 +56,30 @@ def metadata(client):
 def configuration_and_statistics(client):
     config = client.get_model_config("iris", headers=HEADERS).config
     assert config.name == "iris" and config.input[0].dims == [-1, 4]
-    client.infer("iris", [features()], headers=HEADERS)
-    stats = client.get_inference_statistics("iris", headers=HEADERS).model_stats
-    assert sum(s.inference_stats.success.count for s in stats) > 0
+    before = statistics_of_version_2(client)
+    client.infer("iris", [features()], model_version="2", headers=HEADERS)
+    after = statistics_of_version_2(client)
+    assert after.inference_count == before.inference_count + len(ROWS)
+    assert after.execution_count == before.execution_count + 1
+    for part in (
+        "success",
+        "queue",
+        "compute_input",
+        "compute_infer",
+        "compute_output",
+    ):  # what perf_analyzer divides by
+        grown = getattr(after.inference_stats, part).count - getattr(before.inference_stats, part).count
+        assert grown == 1, f"{part}: {grown}"
+    assert {b.batch_size: b.compute_infer.count for b in after.batch_stats}[len(ROWS)] >= 1
+    assert (
+        sum(s.inference_stats.success.count for s in client.get_inference_statistics(headers=HEADERS).model_stats) > 0
+    )
+
+
+def statistics_of_version_2(client):
+    (told,) = client.get_inference_statistics("iris", "2", headers=HEADERS).model_stats
+    assert (told.name, told.version) == ("iris", "2")
+    return told
 
 
 @check

@@ -13,7 +13,8 @@ from pydantic_settings import SettingsConfigDict
 from infermesh.cli.config_docs import page
 from infermesh.cli.processes import samples_folder
 from infermesh.cli.settings import FILES, REQUIRED, SERVICES, config_of, model_of, settings
-from infermesh.config import BackendConfig, Duration, Model, ServiceConfig, Size, load
+from infermesh.cli.wiring import setting
+from infermesh.config import BackendConfig, ConfigError, Duration, Model, ServiceConfig, Size, load
 from services.predictor.config import PredictorConfig
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "configuration.md"
@@ -44,7 +45,9 @@ def test_the_page_is_current():
 def test_every_setting_is_found():
     """Nested models, mappings by name and lists are followed; defaults stand in their written form."""
     found = {
-        each.key: (each.type, each.default) for each in settings(Outer) if each.path[0] not in ("server", "telemetry")
+        each.key: (each.type, each.default)
+        for each in settings(Outer)
+        if each.path[0] not in ("server", "telemetry") and not each.key.startswith("backends.<name>.tls.")
     }
 
     assert found == {
@@ -52,10 +55,11 @@ def test_every_setting_is_found():
         "mode": ("`off`, `enforce`", "off"),
         "inner.wait": ("duration", "1s"),
         "inner.limit": ("size", "64KiB"),
-        "backends": ("mapping", {"a": {"target": "a:1", "max_message": "64MiB", "margin": "2ms"}}),
+        "backends": ("mapping", {"a": {"target": "a:1", "max_message": "64MiB", "margin": "2ms", "tls": None}}),
         "backends.<name>.target": ("text or list of text", REQUIRED),
         "backends.<name>.max_message": ("size", "64MiB"),
         "backends.<name>.margin": ("duration", "2ms"),
+        "backends.<name>.tls": ("mapping or nothing", None),
         "parts": ("list", []),
         "parts[].wait": ("duration", "250ms"),
         "parts[].limit": ("size", "64KiB"),
@@ -76,17 +80,22 @@ def test_no_variable_reaches_into_a_list():
 def test_documented_variables_are_read(service):
     """Every variable that the page names is one that the service knows: an unknown one would be refused."""
     kind = config_of(service)
+    optional = [
+        each.path for each in settings(kind) if each.nested and each.default is None
+    ]  # groups with required settings
     plain = [each for each in settings(kind) if each.variable_path and "<name>" not in each.path and not each.nested]
     environ = {
-        "__".join(["INFERMESH", service, *each.path]).upper(): each.default
+        setting(service, *each.path): each.default
         for each in plain
-        if isinstance(each.default, str) and each.default
+        if isinstance(each.default, str) and each.default and not any(each.path[: len(p)] == p for p in optional)
     }
 
     config = load(kind, samples_folder() / "config" / f"{service}.yaml", environ)
 
     assert len(environ) > 5
     assert isinstance(config, kind)
+    with pytest.raises(ConfigError, match="no such setting"):
+        load(kind, samples_folder() / "config" / f"{service}.yaml", {setting(service, "no_such"): "1"})
 
 
 def test_samples_are_good(infermesh):

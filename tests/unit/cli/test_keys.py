@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from infermesh.cli.failure import Failure
-from infermesh.cli.keys import append, entry_of
+from infermesh.cli.keys import append, entry_of, remove
 
 ENTRY = entry_of("secret", "shop", "eu", ["infer", "explain"])
 
@@ -136,3 +136,97 @@ def test_mistakes(infermesh, words, said):
     assert result.status == 2
     assert said in result.err
     assert result.out == ""
+
+
+TWO = """\
+# who may call
+keys:
+  # the shop
+  - sha256: aaaaaaaaaaaa1
+    caller: shop
+    scopes: [infer]
+
+  # the tests
+  - {sha256: aaaaaaaaaaaa2, caller: ci}  # until May
+  - sha256: bbbbbbbbbbbb1
+    caller: shop
+    expires: 2020-01-01
+certificates:
+  - {identity: "dns:a", caller: a}
+"""
+
+
+def _left(file: Path) -> list[str]:
+    return [entry["sha256"] for entry in yaml.safe_load(file.read_text())["keys"]]
+
+
+@pytest.mark.parametrize(
+    ("words", "left"),
+    [
+        (["aaaaaaaaaaaa1"], ["aaaaaaaaaaaa2", "bbbbbbbbbbbb1"]),
+        (["AAAAAAAAAAAA2"], ["aaaaaaaaaaaa1", "bbbbbbbbbbbb1"]),
+        (["bbbbbbbb…"], ["aaaaaaaaaaaa1", "aaaaaaaaaaaa2"]),
+        (["--caller", "shop"], ["aaaaaaaaaaaa2"]),
+        (["--expired"], ["aaaaaaaaaaaa1", "aaaaaaaaaaaa2"]),
+    ],
+)
+def test_revoke_takes_out_what_was_named_alone(infermesh, tmp_path: Path, words, left):
+    """Other entries, their comments, what else is in the file, and its mode stay."""
+    file = tmp_path / "keys.yaml"
+    file.write_text(TWO)
+    file.chmod(0o640)
+
+    result = infermesh("keys", "revoke", *words, "--file", file)
+
+    assert result.status == 0
+    assert result.out.count("revoked") == 3 - len(left)
+    assert _left(file) == left
+    assert yaml.safe_load(file.read_text())["certificates"] == [{"identity": "dns:a", "caller": "a"}]
+    assert "# who may call" in file.read_text()
+    assert ("# until May" in file.read_text()) is ("aaaaaaaaaaaa2" in left)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640
+
+
+def test_a_key_can_be_made_again_after_the_last_was_revoked(infermesh, tmp_path: Path):
+    """A file without keys is a list without entries."""
+    file = tmp_path / "keys.yaml"
+    append(file, ENTRY)
+
+    assert infermesh("keys", "revoke", "--caller", "shop", "--file", file).status == 0
+    assert yaml.safe_load(file.read_text()) == {"keys": []}
+    append(file, ENTRY)
+    assert yaml.safe_load(file.read_text()) == {"keys": [ENTRY]}
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["aaaaaaaaaaaa"], 2, "2 keys begin so"),
+        (["cccccccccccc"], 1, "there is no such key"),
+        (["--caller", "nobody"], 1, "there is no such key"),
+        (["aaaaaaaaaaaa1", "--expired"], 2, "expected one of"),
+        (["imk_my-secret-key"], 2, "expected 8 to 64 hexadecimal digits"),
+    ],
+)
+def test_revoke_of_what_is_not_clear_changes_nothing(infermesh, tmp_path: Path, words, status, said):
+    """It says why, and does not repeat what may be a key."""
+    file = tmp_path / "keys.yaml"
+    file.write_text(TWO)
+
+    result = infermesh("keys", "revoke", *words, "--file", file)
+
+    assert result.status == status
+    assert said in result.err
+    assert "my-secret-key" not in result.err
+    assert file.read_text() == TWO
+
+
+def test_revoke_in_a_list_on_one_line_changes_nothing(tmp_path: Path):
+    """What has no line of its own is not cut out of one."""
+    file = tmp_path / "keys.yaml"
+    file.write_text("keys: [{sha256: aa, caller: a}, {sha256: bb, caller: b}]\n")
+
+    with pytest.raises(Failure, match="can't be taken out"):
+        remove(file, lambda entry: entry["caller"] == "a")
+
+    assert "aa" in file.read_text()

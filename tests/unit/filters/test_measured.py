@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from infermesh.call import Call
+from infermesh.deadline import Deadline
 from infermesh.errors import ForeignStatus, NotFound
 from infermesh.filters import Measured
 from infermesh.protocol.open_inference_pb2 import InferParameter, ModelInferRequest, ModelInferResponse
@@ -84,6 +85,16 @@ async def test_every_way_to_fail_is_counted_once_and_passes(
 
     assert raised.value is error
     assert seen == [("m", "", "v", code, 0.25)]
+
+
+async def test_a_call_that_grpc_ends_at_its_deadline_is_no_caller_who_went_away(
+    measured: Measured, seen: Seen, clock: Any, request_: ModelInferRequest
+) -> None:
+    """grpc cancels the handler at the deadline, which may be before we look at the clock."""
+    with pytest.raises(asyncio.CancelledError):
+        await measured(request_, Call(Deadline.after(-1)), answering(clock, asyncio.CancelledError()))
+
+    assert seen[0][3] == "DEADLINE_EXCEEDED"
 
 
 async def test_a_name_that_nobody_knows_is_no_label(measured: Measured, seen: Seen, clock: Any) -> None:

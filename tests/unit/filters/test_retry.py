@@ -47,7 +47,7 @@ class Parts:
         self.pauses: list[float] = []
         self.seen: list[str] = []
         self.clock = clock
-        budget = RetryBudget(share, minimum)
+        budget = RetryBudget(share, minimum, clock)
         self.retry = Retry(
             attempts, budget, self.seen.append, clock=clock, draw=lambda: 0.5, sleep=self.sleep, pause_s=0.02
         )
@@ -116,7 +116,7 @@ async def test_what_is_safe_is_tried_again(parts: Parts, request_: ModelInferReq
         Unavailable("Redis is away", reason="FEATURE_STORE_UNAVAILABLE", hop="transformer", rejected=True),
         Unavailable("not loaded", reason="MODEL_NOT_READY", hop="predictor", rejected=True),
         Unavailable("another version answered", reason="VERSION_CHANGED", hop="explainer"),
-        ResourceExhausted("come back later", rejected=True, retry_after_s=0.1),
+        ResourceExhausted("come back much later", rejected=True, retry_after_s=1.1),
         ResourceExhausted("half done"),
         Internal("broken"),
         ForeignStatus("DATA_LOSS", "gone"),
@@ -133,7 +133,52 @@ async def test_what_would_fail_again_or_may_be_done_is_not(
         await parts.retry(request_, Call(), backend)
 
     assert len(backend.calls) == 1
-    assert parts.seen == []
+    assert "retried" not in parts.seen
+
+
+async def test_a_refusal_that_says_when_is_obeyed(parts: Parts, request_: ModelInferRequest) -> None:
+    """The next attempt comes when the pushback said, in place of at once."""
+    backend = Backend(parts.clock, ResourceExhausted("queue full", rejected=True, retry_after_s=0.3))
+
+    assert (await parts.retry(request_, Call(), backend)).id == "1"
+    assert parts.pauses == [0.3]
+
+
+async def test_a_pushback_past_the_deadline_is_given_back(parts: Parts, request_: ModelInferRequest) -> None:
+    """A caller who can't wait so long is told at once, and told when to come back."""
+    backend = Backend(parts.clock, ResourceExhausted("queue full", rejected=True, retry_after_s=0.3))
+
+    with pytest.raises(ResourceExhausted) as refused:
+        await parts.retry(request_, Call(deadline=Deadline.after(0.2, parts.clock)), backend)
+
+    assert refused.value.retry_after_s == 0.3
+    assert (parts.pauses, parts.seen) == ([], ["no_time"])
+
+
+async def test_a_pushback_of_a_replica_that_starts_binds_not_the_second_attempt(
+    parts: Parts, request_: ModelInferRequest
+) -> None:
+    """Another replica is asked at once; when that one pushes back too, its word counts."""
+    starting = [Unavailable("starting", reason="STARTING", rejected=True, retry_after_s=0.2) for _ in range(2)]
+    backend = Backend(parts.clock, *starting)
+
+    assert (await parts.retry(request_, Call(), backend)).id == "1"
+    assert parts.pauses == [0.2]
+
+
+async def test_each_attempt_knows_where_those_before_it_failed(parts: Parts, request_: ModelInferRequest) -> None:
+    """What is below can ask another address first."""
+    errors = [Unavailable("away"), Unavailable("away")]
+    errors[0].endpoint, errors[1].endpoint = "10.0.0.1:8001", "10.0.0.2:8001"
+    backend = Backend(parts.clock, *errors)
+
+    await parts.retry(request_, Call(), backend)
+
+    assert [call.tried for call in backend.calls] == [
+        (),
+        ("10.0.0.1:8001",),
+        ("10.0.0.1:8001", "10.0.0.2:8001"),
+    ]
 
 
 async def test_no_attempt_is_made_when_less_time_is_left_than_the_last_took(
@@ -149,25 +194,26 @@ async def test_no_attempt_is_made_when_less_time_is_left_than_the_last_took(
     assert parts.seen == ["no_time"]
 
 
-async def test_retries_in_the_long_run_are_a_share_of_the_calls(clock: Any, request_: ModelInferRequest) -> None:
-    """When everything fails, no more than the minimum and a share of the calls comes on top."""
-    parts = Parts(clock, share=0.1, minimum=10)
-    backend = Backend(clock, *(Unavailable("away") for _ in range(5000)))
+async def test_retries_are_a_share_of_the_calls_and_a_few_a_second(clock: Any, request_: ModelInferRequest) -> None:
+    """When everything fails, a fifth of the calls of ten seconds and three retries a second come on top, and no more."""
+    parts = Parts(clock, share=0.2, minimum=3, attempts=2)
+    backend = Backend(clock, *(Unavailable("away") for _ in range(9000)))
 
-    for _ in range(1000):
+    for _ in range(3000):  # for 30 s
+        clock.now += 0.01
         with pytest.raises(Unavailable):
             await parts.retry(request_, Call(), backend)
 
-    retries = len(backend.calls) - 1000
-    assert 10 <= retries <= 10 + 0.1 * 1000
-    assert parts.seen.count("no_budget") > 800
+    retries = len(backend.calls) - 3000
+    assert 0.2 * 3000 + 3 * 30 - 30 <= retries <= 0.2 * 3000 + 3 * 30 + 30
+    assert parts.seen.count("no_budget") > 2000
 
 
 async def test_what_a_hop_decided_leaves_the_budget_to_a_replica_that_dies(
     clock: Any, request_: ModelInferRequest
 ) -> None:
     """While a feature store is away its calls are refused once each, and those whose replica dies are all answered."""
-    parts = Parts(clock, share=0.0, minimum=20)
+    parts = Parts(clock, share=0.0, minimum=2)
     refused = Backend(
         clock, *(Unavailable("store", reason="FEATURE_STORE_UNAVAILABLE", rejected=True) for _ in range(400))
     )
@@ -182,16 +228,19 @@ async def test_what_a_hop_decided_leaves_the_budget_to_a_replica_that_dies(
     assert parts.seen == ["retried"] * 20
 
 
-async def test_the_budget_saves_up_to_its_minimum_and_no_further() -> None:
-    """Calls that need no retry earn none beyond the minimum: a long quiet time is no licence for a storm."""
-    budget = RetryBudget(0.5, 3)
+async def test_what_a_quiet_time_saves_is_ten_seconds_worth(clock: Any) -> None:
+    """A long time without retries is no licence for a storm: only the last ten seconds count."""
+    budget = RetryBudget(0.5, 0.2, clock)
     for _ in range(100):
         budget.earn()
+    clock.now += 60
 
-    assert [budget.spend() for _ in range(4)] == [True, True, True, False]
+    assert [budget.spend() for _ in range(3)] == [True, True, False]
     budget.earn()
+    budget.earn()
+    assert budget.spend()
     assert not budget.spend()
-    budget.earn()
+    clock.now += 10.5
     assert budget.spend()
 
 

@@ -145,3 +145,94 @@ async def test_without_a_timer_the_end_is_still_told_to_what_is_below() -> None:
     await WithinDeadline(2.0, ends_below=True)(ModelInferRequest(model_name="m"), Call(), below)
 
     assert 0 < ends[0] <= 2.0
+
+
+async def test_what_is_answered_without_waiting_needs_no_timer(
+    request_: ModelInferRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tiny model answers within one step of the loop: nothing is set up for its end."""
+    timers: list[float] = []
+    monkeypatch.setattr(asyncio.get_running_loop(), "call_later", lambda delay, *_: timers.append(delay))
+
+    await WithinDeadline(30)(request_, Call(), Below())
+
+    assert timers == []
+
+
+async def test_a_call_that_waits_many_times_is_answered(request_: ModelInferRequest) -> None:
+    """Every step goes on where the last one ended, for futures and for bare turns of the loop."""
+    steps: list[int] = []
+
+    async def below(request: ModelInferRequest, call: Call) -> ModelInferResponse:
+        for number in range(3):
+            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
+            steps.append(number)
+        return ModelInferResponse(id="done")
+
+    assert (await WithinDeadline(30)(request_, Call(), below)).id == "done"
+    assert steps == [0, 1, 2]
+
+
+@pytest.mark.parametrize("turns", [0, 1])
+async def test_what_fails_after_a_wait_fails_as_it_is(request_: ModelInferRequest, turns: int) -> None:
+    """An error from below is not changed, whether it comes at the first step or a later one."""
+
+    async def below(request: ModelInferRequest, call: Call) -> ModelInferResponse:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        raise InvalidRequest("wrong")
+
+    with pytest.raises(InvalidRequest, match="wrong"):
+        await WithinDeadline(30)(request_, Call(), below)
+
+
+async def test_what_cleans_up_while_it_is_cancelled_may_wait_for_that(request_: ModelInferRequest) -> None:
+    """The deadline's cancellation reaches what is below, which may wait once more before it goes."""
+    cleaned: list[str] = []
+
+    async def below(request: ModelInferRequest, call: Call) -> ModelInferResponse:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            cleaned.append("up")
+        return ModelInferResponse()
+
+    with pytest.raises(DeadlineExceeded, match="no answer within"):
+        await WithinDeadline(30)(request_, Call(deadline=Deadline.after(0.01)), below)
+
+    assert cleaned == ["up"]
+
+
+async def test_an_answer_in_spite_of_a_cancellation_is_an_answer(request_: ModelInferRequest) -> None:
+    """What is below had finished its work when the end came."""
+
+    async def below(request: ModelInferRequest, call: Call) -> ModelInferResponse:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return ModelInferResponse(id="late")
+        return ModelInferResponse()
+
+    answer = await WithinDeadline(30)(request_, Call(deadline=Deadline.after(0.01)), below)
+
+    assert answer.id == "late"
+
+
+async def test_closing_it_closes_what_is_below(request_: ModelInferRequest) -> None:
+    """A loop that ends in the middle of a call leaves nothing half open."""
+    closed: list[bool] = []
+
+    async def below(request: ModelInferRequest, call: Call) -> ModelInferResponse:
+        try:
+            await asyncio.sleep(0)
+        finally:
+            closed.append(True)
+        return ModelInferResponse()
+
+    coroutine = WithinDeadline(30)(request_, Call(), below)
+    coroutine.send(None)
+    coroutine.close()
+
+    assert closed == [True]

@@ -212,6 +212,46 @@ async def test_a_caller_past_its_rate_is_told_to_come_back(running: Any) -> None
         await gateway.infer(key="all")
 
 
+async def test_a_refusal_tells_the_limit(running: Any, redis_url: str) -> None:
+    """Rows, tenants and callers are limited by rules, in Redis too; the refusal has what a client can read of the limit."""
+    rule = {"name": "tenants", "per": ["tenant"], "rate": 0.01, "burst": 4, "cost": "rows"}
+    limits = {"rules": [rule], "redis": {"url": redis_url, "key_prefix": "test-app", "timeout": "1s"}}
+    async with running([{"model": "m", "backend": "one"}], rate_limit=limits) as gateway:
+        for _ in range(4):
+            await gateway.infer(key="plain")
+
+        with pytest.raises(grpc.aio.AioRpcError, match='the tenant "plain" is past its rate') as refused:
+            await gateway.infer(key="plain")
+
+        told = dict(refused.value.trailing_metadata())
+        assert [told[f"x-ratelimit-{each}"] for each in ("limit", "remaining", "reset")] == ["4", "0", "400"]
+        await gateway.infer(key="all")
+        decisions = "infermesh_gateway_limit_decisions_total"
+        assert [gateway.value(decisions, rule="tenants", outcome=each) for each in ("admitted", "refused")] == [5, 1]
+        assert gateway.value("infermesh_gateway_limit_store_away") == 0
+
+
+async def test_a_full_backend_refuses_copies_first(running: Any) -> None:
+    """With half of the places in use a copy is shed, and predictions are served until all are."""
+    gate = asyncio.Event()
+    route = {"model": "m", "backend": "one", "shadows": [{"name": "copy", "fraction": 1, "backend": "one"}]}
+    limits = {"mode": "enforce", "max_in_flight": 2, "shadows": 0.5}
+    async with running([route], concurrency=limits, rate_limit={"mode": "off"}) as gateway:
+        gateway.backends["one"].hanging = gate
+        calls = [asyncio.ensure_future(gateway.infer(key="all")) for _ in range(2)]
+        async with asyncio.timeout(20):
+            while len(gateway.backends["one"].calls) < 2:
+                await asyncio.sleep(0.001)
+
+        assert await _code(gateway.infer(key="all")) is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+        gate.set()
+        await asyncio.gather(*calls)
+        shed = "infermesh_gateway_shed_total"
+        assert gateway.value(shed, backend="one", kind="prediction", mode="enforce") == 1
+        assert gateway.value(shed, backend="one", kind="shadow", mode="enforce") == 3
+
+
 async def test_policies_that_are_off_are_not_in_the_stack(running: Any) -> None:
     """What is off costs nothing; what observes is there and refuses nobody."""
     off = {"auth": {"mode": "off"}, "rate_limit": {"mode": "off"}, "retry": {"attempts": 1}}

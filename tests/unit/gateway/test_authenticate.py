@@ -165,6 +165,19 @@ async def test_a_wish_for_a_variant_without_the_scope_is_dropped() -> None:
     assert seen == ["dropped"]
 
 
+async def test_only_who_may_choose_variants_is_told_how_one_was_chosen() -> None:
+    """The wish for it goes by the same scope as the wish for a variant, and is dropped without it."""
+    door, seen = _door(_entry("may", scopes=["infer", "variant"]), _entry("may-not", scopes=["infer"]))
+    may, may_not = (_call(key, x_infermesh_debug="1") for key in ("may", "may-not"))
+
+    for call in (may, may_not):
+        await door.admit("ModelInfer", "m", "", call)
+
+    assert "x-infermesh-debug" in may.metadata
+    assert "x-infermesh-debug" not in may_not.metadata
+    assert seen.count("dropped") == 1
+
+
 async def test_a_wish_for_a_variant_is_only_counted_where_nothing_is_refused() -> None:
     """In the mode `observe` a wish without the scope still counts for the choice."""
     door, seen = _door(_entry("k", scopes=["infer"]), enforce=False)

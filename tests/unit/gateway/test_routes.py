@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from services.gateway.routes import RoutesFile, read_routes
 
 SAMPLES = Path("samples/config")
 STABLE = {"name": "stable", "weight": 1}
+BIG = {"name": "big", "weight": 1.5e308}
+RULE = {"when": {"tenant": "acme"}}
+NAMED = RULE | {"name": "r", "variant": "default"}
 
 
 def _file(folder: Path, *routes: dict[str, Any]) -> Path:
@@ -39,7 +43,8 @@ def _file(folder: Path, *routes: dict[str, Any]) -> Path:
         ({"model": "m", "backend": "one", "variants": [STABLE | {"weight": float("nan")}]}, "weight"),
         ({"model": "m", "backend": "one", "variants": [STABLE | {"weight": float("inf")}]}, "weight"),
         ({"model": "m", "backend": "one", "variants": [STABLE | {"name": "A B"}]}, "variants.0.name"),
-        ({"model": "m", "backend": "one", "variants": [STABLE | {"version": "latest"}]}, "variants.0.version"),
+        ({"model": "m", "backend": "one", "variants": [STABLE | {"version": "v1.0"}]}, "variants.0.version"),
+        ({"model": "m", "backend": "one", "variants": [STABLE | {"version": "Stable"}]}, "variants.0.version"),
         ({"model": "m", "backend": "one", "variants": [STABLE | {"version": True}]}, "variants.0.version"),
         (
             {"model": "m", "backend": "one", "variants": [STABLE, {"name": "b", "weight": 1, "version": 2}]},
@@ -54,6 +59,29 @@ def _file(folder: Path, *routes: dict[str, Any]) -> Path:
         ({"model": "m", "backend": "nobody"}, 'no backend "nobody"; the gateway has one, two'),
         ({"model": "m", "backend": "one", "explanations": {"backend": "nobody"}}, 'no backend "nobody"'),
         ({"model": "m", "backend": "one", "wait": 1}, "no such setting"),
+        ({"model": "m", "shadows": [{"name": "s", "fraction": 1, "backend": "one"}]}, "a shadow answers nobody"),
+        ({"model": "m", "backend": "one", "aliases": ["n*"]}, "expected an exact name"),
+        ({"model": "m", "backend": "one", "aliases": ["n-explainer"]}, "an explanation uses its route"),
+        ({"prefix": "m", "backend": "one", "aliases": ["n"]}, "for one model where it has aliases"),
+        (
+            {"model": "m", "backend": "one", "total": 100, "variants": [STABLE]},
+            "the weights sum to 1, expected the total 100",
+        ),
+        ({"model": "m", "backend": "one", "rules": [{"variant": "x"}]}, "rules.0.when: required"),
+        (
+            {"model": "m", "backend": "one", "rules": [RULE | {"variant": "x"}]},
+            "rules.0: no variant x; the route has default",
+        ),
+        ({"model": "m", "backend": "one", "rules": [RULE | {"weights": {"x": 1}}]}, "no variant x"),
+        (
+            {"model": "m", "backend": "one", "total": 1, "rules": [RULE | {"weights": {"default": 2}}]},
+            "rules.0: the weights sum to 2, expected the total 1",
+        ),
+        ({"model": "m", "backend": "one", "rules": [NAMED, NAMED]}, "rule r stands twice"),
+        ({"model": "m", "backend": "one", "rules": [RULE | {"variant": "default"}] * 33}, "at most 32 items"),
+        ({"model": "m", "backend": "one", "when_dead": "wait"}, "'others' or 'fail'"),
+        ({"model": "m", "backend": "one", "sticky": {"metadata": "cookie"}}, "credentials"),
+        ({"model": "m", "backend": "one", "variants": [STABLE | {"weight": 1e308}, BIG]}, "a sum that is a number"),
     ],
 )
 def test_faults_of_a_route_are_refused(tmp_path: Path, route: dict[str, Any], words: str) -> None:
@@ -81,6 +109,54 @@ def test_a_model_has_one_route(tmp_path: Path, key: str) -> None:
 
     with pytest.raises(ConfigError, match=r"a route for m\*? stands twice"):
         parse(RoutesFile, _file(tmp_path, route, route))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "places"),
+    [
+        ({"model": "a"}, {"model": "b", "aliases": ["c", "a"]}, ("routes.1.aliases.1", "routes.0")),
+        ({"model": "a", "aliases": ["b"]}, {"model": "b"}, ("routes.1", "routes.0.aliases.0")),
+        (
+            {"model": "a", "aliases": ["x"]},
+            {"model": "b", "aliases": ["x"]},
+            ("routes.1.aliases.0", "routes.0.aliases.0"),
+        ),
+        ({"model": "a", "aliases": ["a"]}, {"model": "b"}, ("routes.0.aliases.0", "routes.0")),
+        ({"prefix": "a"}, {"prefix": "a"}, ("routes.1", "routes.0")),
+    ],
+)
+def test_a_name_stands_for_one_route(tmp_path: Path, first: Any, second: Any, places: tuple[str, str]) -> None:
+    """Models, aliases and prefixes that collide are refused, with both places; also when a route is wrong in itself."""
+    backend = {"backend": "one"}
+    with pytest.raises(ConfigError) as plain:
+        read_routes(_file(tmp_path, first | backend, second | backend), ["one"])
+    with pytest.raises(ConfigError) as broken:
+        read_routes(_file(tmp_path, first | backend, second | backend | {"total": -1}), ["one"])
+
+    assert [str(refused.value).count(f"{places[0]}: a route for ") for refused in (plain, broken)] == [1, 1]
+    assert f"stands twice, at {places[1]} too" in str(plain.value)
+    assert len(broken.value.faults) == 2
+
+
+def test_an_unknown_backend_is_told_beside_other_faults(tmp_path: Path) -> None:
+    """Of a route that is wrong in itself too; where nobody knows the backends none is unknown."""
+    variants = [STABLE | {"backend": "three"}]
+    wrong = {"model": "m", "backend": "four", "variants": variants, "explanations": {"backend": "five"}, "wait": 1}
+    file = _file(tmp_path, wrong, {"prefix": "", "backend": "six"}, {"model": "one-more", "backend": "one"})
+
+    with pytest.raises(ConfigError) as refused:
+        read_routes(file, ["one"])
+    with pytest.raises(ConfigError) as unknown:
+        read_routes(file, None)
+
+    assert [re.findall(r'no backend "(\w+)"', fault) for fault in refused.value.faults] == [
+        [],
+        ["five"],
+        ["four"],
+        ["three"],
+        ["six"],
+    ]
+    assert len(unknown.value.faults) == 1
 
 
 def test_all_faults_are_told_at_once(tmp_path: Path) -> None:

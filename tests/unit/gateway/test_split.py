@@ -159,6 +159,44 @@ async def test_a_route_without_versions_passes_any_on(make_mesh: Any, ask: Any, 
     assert mesh.picks("*", "default", "version") == 1
 
 
+LABELLED = {
+    "model": "fraud",
+    "backend": "one",
+    "variants": [
+        {"name": "a", "version": "stable", "weight": 1},
+        {"name": "b", "version": 2, "weight": 0, "backend": "two"},
+        {"name": "c", "version": 10, "weight": 0, "backend": "two"},
+    ],
+}
+
+
+async def test_a_label_that_the_route_lists_may_be_asked_for(make_mesh: Any, ask: Any) -> None:
+    """A variant's version may be a label: the backend is asked for it, callers may be too, and metadata lists it."""
+    mesh = make_mesh([LABELLED])
+
+    await mesh.table.infer(ask("fraud"), Call())
+    await mesh.table.infer(ask("fraud", "stable"), Call())
+    await mesh.table.infer(ask("fraud", "002"), Call())
+    metadata = await mesh.table.metadata(pb.ModelMetadataRequest(name="fraud", version="stable"), Call())
+
+    assert [asked[:2] for asked in mesh.backends["one"].asked[:2]] == [("fraud", "stable")] * 2
+    assert mesh.backends["two"].asked[0][:2] == ("fraud", "2")
+    assert mesh.picks("fraud", "a", "version") == 1
+    assert list(metadata.versions) == ["2", "10", "stable"]
+
+
+async def test_a_label_that_the_route_does_not_list_is_no_version(make_mesh: Any, ask: Any) -> None:
+    """The refusal names the labels that the route lists; a number that it does not list is NOT_FOUND as ever."""
+    mesh = make_mesh([LABELLED])
+
+    with pytest.raises(InvalidRequest, match='expected a number or one of its labels stable, got "canary"'):
+        await mesh.table.infer(ask("fraud", "canary"), Call())
+    with pytest.raises(NotFound, match="no version 3, its route lists 2, 10, stable"):
+        await mesh.table.infer(ask("fraud", "3"), Call())
+    with pytest.raises(InvalidRequest, match="the variant a is version stable, and version 2 was asked for"):
+        await mesh.table.infer(ask("fraud", "2"), Call(metadata={OVERRIDE: "a"}))
+
+
 async def test_a_variant_may_be_asked_for_by_its_name(make_mesh: Any, ask: Any) -> None:
     """The variant header chooses past the split; one that does not exist is NOT_FOUND, one at odds with a version refused."""
     mesh = make_mesh([FRAUD])

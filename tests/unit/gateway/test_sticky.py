@@ -162,3 +162,44 @@ def test_without_weight_no_key_comes() -> None:
     split = StickySplit("m", [("off", 0), ("on", 1e-9)])
 
     assert {split.pick(key) for key in KEYS[:1000]} == {1}
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 8])
+def test_a_raise_moves_only_the_keys_between(count: int) -> None:
+    """Of N variants one goes from 5 to 10 % of the calls: keys move to it alone, as many as its share grew; the other variants
+    keep all keys that they don't give to it."""
+    rest = [(f"v{number}", 95 * (number + 1)) for number in range(count - 1)]
+    total = sum(weight for _, weight in rest)
+    before = StickySplit("m", [*rest, ("canary", total * 0.05 / 0.95)])
+    after = StickySplit("m", [*rest, ("canary", total * 0.10 / 0.90)])
+
+    was, now = [before.pick(key) for key in KEYS], [after.pick(key) for key in KEYS]
+    moved = [(a, b) for a, b in zip(was, now, strict=True) if a != b]
+
+    assert {to for _, to in moved} == {count - 1}
+    assert abs(len(moved) - 0.05 * len(KEYS)) < Z_999 * math.sqrt(len(KEYS) * 0.05 * 0.95)
+
+
+def test_percentages_that_leave_a_third_alone_move_a_little_more() -> None:
+    """(90, 5, 5) to (85, 10, 5) in percent: the third gives 5 % of its own keys to the canary, and gets as many from the first;
+    docs/routing.md says why none at all can't be had."""
+    before = StickySplit("m", [("stable", 90), ("canary", 5), ("third", 5)])
+    after = StickySplit("m", [("stable", 85), ("canary", 10), ("third", 5)])
+
+    moves = [(before.pick(key), after.pick(key)) for key in KEYS]
+    expected = len(KEYS) * (0.05 - 5 / 105)
+
+    for swapped in ((2, 1), (0, 2)):
+        assert abs(moves.count(swapped) - expected) < Z_999 * math.sqrt(expected)
+    assert {move for move in moves if move[0] != move[1]} <= {(0, 1), (2, 1), (0, 2)}
+
+
+@pytest.mark.parametrize("count", [3, 6])
+def test_without_one_only_its_own_keys_move(count: int) -> None:
+    """A variant that gets no call any more gives its keys away, and the others keep theirs."""
+    weights = [(f"v{number}", number + 1.0) for number in range(count)]
+    whole, less = StickySplit("m", weights), StickySplit("m", [*weights[:-1], (weights[-1][0], 0)])
+
+    for key in KEYS[:5000]:
+        if (was := whole.pick(key)) != count - 1:
+            assert less.pick(key) == was

@@ -159,3 +159,25 @@ async def test_closing_does_not_wait_for_the_next_look(tmp_path: Path) -> None:
             await asyncio.sleep(0)
         async with _following(tmp_path / "no" / "folder.yaml"):
             await asyncio.sleep(0)
+
+
+async def test_what_takes_a_while_to_take_over_is_waited_for(tmp_path: Path) -> None:
+    """A content is counted as taken over when that is done, and one whose taking over fails as bad."""
+    file = tmp_path / "routes.yaml"
+    file.write_text("one")
+    reader = Reader()
+
+    async def adopt(text: str) -> None:
+        await asyncio.sleep(0)
+        if text == "late fault":
+            raise ConfigError(str(file), [text])
+        assert reader.outcomes in ([], [False])
+        reader.taken.append(text)
+
+    async with followed(file, reader.read, adopt, reader.observe, every_s=0.05):
+        file.write_text("late fault")
+        await reader.hear(1)
+        file.write_text("two")
+        await reader.hear(2)
+
+    assert (reader.taken, reader.outcomes) == (["two"], [False, True])

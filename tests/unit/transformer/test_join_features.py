@@ -19,9 +19,10 @@ from infermesh.protocol import open_inference_pb2 as pb
 from infermesh.service import Stack, stack
 from infermesh.telemetry import Metrics
 from infermesh.tensors import read_inputs, read_outputs
-from services.predictor.config import ExecutionConfig, RepositoryConfig
+from services.predictor.config import PredictorConfig
 from services.predictor.predictor import Predictor
-from services.predictor.repository import Repository
+from services.predictor.repository.repository import Repository
+from services.predictor.source import open_source
 from services.transformer.app import plans_of
 from services.transformer.backends import Backends
 from services.transformer.config import RedisConfig, TransformerConfig
@@ -44,7 +45,9 @@ WriterOf = Callable[..., FeatureWriter]
 
 @pytest.fixture
 async def predictor(samples: Path) -> AsyncIterator[Predictor]:
-    repository = Repository(RepositoryConfig(root=samples / "models"), ExecutionConfig())
+    repository = Repository(
+        PredictorConfig(repository={"root": samples / "models"}), open_source(str(samples / "models"))
+    )
     await repository.load_all()
     yield Predictor(repository)
     repository.close()

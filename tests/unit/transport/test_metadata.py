@@ -81,6 +81,33 @@ def test_a_plain_call_writes_nothing() -> None:
     assert write_call(Call()) == []
 
 
+def test_each_gateway_that_a_call_comes_through_is_counted() -> None:
+    """At the edge, from whoever says how many there were; hops inside the mesh pass the number on."""
+    first = read_call((), None, "peer", inside_mesh=False)
+    inside = read_call(write_call(first), None, "peer", inside_mesh=True)
+    second = read_call(write_call(inside), None, "peer", inside_mesh=False)
+
+    assert (first.gateways, inside.gateways, second.gateways) == (1, 1, 2)
+    assert "x-infermesh-gateways" not in second.metadata
+    assert first.derive(variant="a").gateways == 1
+
+
+@pytest.mark.parametrize("sent", ["-1", "", "1000", "two", "²", "1e9"])
+def test_a_number_of_gateways_that_is_none_is_none(sent: str) -> None:
+    """What a caller makes up is not believed, and can't get past the bound of what is counted."""
+    assert read(("x-infermesh-gateways", sent)).gateways == 0
+    assert read(("x-infermesh-gateways", "999")).gateways == 99
+
+
+def test_wishes_of_a_caller_are_left_to_authentication() -> None:
+    """A variant and a word about how it was chosen may be asked for at the edge; any other key of the mesh is dropped."""
+    sent = [("x-infermesh-variant", "v"), ("x-infermesh-debug", "1"), ("x-infermesh-tenant", "t"), ("x-card", "c")]
+
+    call = read_call(sent, None, "peer", inside_mesh=False)
+
+    assert set(call.metadata) == {"x-infermesh-variant", "x-infermesh-debug", "x-card"}
+
+
 @pytest.mark.parametrize("sent", ["", "x" * 129, "a\nb", "\x00", "a\x1b[31m"])
 def test_a_request_id_that_no_log_should_carry_is_replaced(sent: str) -> None:
     """A missing, over-long or unprintable id becomes one of ours."""

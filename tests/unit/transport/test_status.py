@@ -8,12 +8,12 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.any_pb2 import Any as Packed
-from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
+from google.rpc.error_details_pb2 import ErrorInfo, QuotaFailure, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from infermesh import errors
 from infermesh.call import Call
-from infermesh.errors import ForeignStatus, Internal, MeshError, NotFound, ResourceExhausted, Unavailable
+from infermesh.errors import ForeignStatus, Internal, MeshError, NotFound, Quota, ResourceExhausted, Unavailable
 from infermesh.protocol import open_inference_pb2 as pb
 from infermesh.transport.status import answer_of, error_in_stream, error_of, status_of, stream_failure
 
@@ -301,7 +301,7 @@ def test_every_class_of_error_has_a_code_of_grpc() -> None:
     """No error of the tree can fail to be sent."""
     for name in errors.__all__:
         kind = getattr(errors, name)
-        if isinstance(kind, type) and kind is not ForeignStatus:
+        if isinstance(kind, type) and issubclass(kind, MeshError) and kind is not ForeignStatus:
             assert status_of(kind("x"), "here")[0].name == kind.code
 
 
@@ -329,3 +329,34 @@ def test_a_pushback_out_of_all_bounds_in_a_stream_is_none(milliseconds: int) -> 
     in_stream.infer_response.parameters["infermesh_retry_pushback_ms"].int64_param = milliseconds
 
     assert error_in_stream(in_stream, "predictor").retry_after_s is None
+
+
+def test_a_limit_is_told_in_metadata_and_as_a_quota_failure() -> None:
+    """`x-ratelimit-*` says what is left and in how many whole seconds all is; QuotaFailure names what has the limit."""
+    error = ResourceExhausted("past its rate", retry_after_s=0.1004).limited_by(Quota("rule:tenant", 400, 3, 1.2))
+
+    _, _, trailing = status_of(error, "gateway")
+
+    told = dict(trailing)
+    assert [told[f"x-ratelimit-{each}"] for each in ("limit", "remaining", "reset")] == ["400", "3", "2"]
+    assert told["grpc-retry-pushback-ms"] == "101"  # who came after 100 would be refused again
+    details = Status.FromString(told["grpc-status-details-bin"]).details
+    quota = QuotaFailure()
+    assert [each.Unpack(quota) for each in details if each.Is(QuotaFailure.DESCRIPTOR)] == [True]
+    assert [(each.subject, each.description) for each in quota.violations] == [("rule:tenant", "past its rate")]
+
+
+def test_a_limit_passes_a_hop() -> None:
+    """A gateway before a gateway tells the limit of the one below."""
+    error = ResourceExhausted("x").limited_by(Quota("rule:tenant", 400, 0, 2.0))
+    code, text, trailing = status_of(error, "gateway")
+
+    assert error_of(failure(code, text, *trailing), "there").quota == error.quota
+
+
+@pytest.mark.parametrize("limit", ["-1", "many", "", "9" * 5000])
+def test_a_limit_that_is_no_number_is_none(limit: str) -> None:
+    """What a backend makes up is not passed on."""
+    sent = ("x-ratelimit-limit", limit), ("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "1")
+
+    assert error_of(failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "x", *sent), "there").quota is None

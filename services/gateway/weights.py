@@ -1,0 +1,73 @@
+"""One set of weights over a route's variants, less those that are not ready."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+
+from services.gateway.readiness import Gate
+from services.gateway.sticky import StickySplit
+from services.gateway.targets import WhenDead
+
+__all__ = ["Weights"]
+
+
+class Weights:
+    """Picks a variant, by its index: at random, or for a sticky key.
+
+    `gates` tell which variants are ready, where that is watched. With `when_dead: others` a variant that is not gets no call, and
+    its share goes to the others in proportion to their weights; of the sticky keys its own move and no other one. With `fail` the
+    shares stay, and `refused` has who is not ready. When none is, all count as ready: the last one is never taken away, and a
+    call then gets the backend's own error.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        weights: Sequence[float],
+        *,
+        salt: str = "",
+        sticky: bool = False,
+        gates: Sequence[Gate | None] = (),
+        when_dead: WhenDead = "others",
+    ) -> None:
+        self.names = tuple(names)
+        self.weights = tuple(weights)
+        self._salt = salt
+        self._is_sticky = sticky
+        self._gates = tuple(gates)
+        self._when_dead = when_dead
+        self.regate()
+
+    def regate(self) -> None:
+        """Look at the gates, one of which has opened or closed."""
+        dead = frozenset(at for at, gate in enumerate(self._gates) if gate is not None and not gate.open)
+        if all(at in dead for at, weight in enumerate(self.weights) if weight):
+            dead = frozenset()
+        self.refused: frozenset[int] = dead if self._when_dead == "fail" else frozenset()
+        self._take([0.0 if at in dead - self.refused else weight for at, weight in enumerate(self.weights)])
+
+    def at_random(self, drawn: float) -> int:
+        """The variant for a number that was drawn, from 0 to just under 1."""
+        return bisect_right(self._bounds, drawn, hi=self._last)
+
+    def of_key(self, key: bytes) -> int:
+        """The variant that the key belongs to."""
+        return self._sticky.pick(key)
+
+    def shares(self) -> list[float]:
+        """What part of the calls each variant gets now, 0 to 1."""
+        return [weight / self._total for weight in self._current]
+
+    def _take(self, weights: list[float]) -> None:
+        self._current = weights
+        self._total = total = sum(weights)
+        bounds = [bound / total for bound in accumulate(weights)]
+        while len(bounds) > 1 and bounds[-2] >= bounds[-1]:
+            bounds.pop()  # so that a number just under 1 never falls on a last variant without weight
+        self._bounds, self._last = bounds, len(bounds) - 1
+        self.only = next((at for at, weight in enumerate(weights) if weight == total), None)
+        """The variant that all calls go to, if there is such a one."""
+        if self._is_sticky and self.only is None:
+            self._sticky = StickySplit(self._salt, list(zip(self.names, weights, strict=True)))

@@ -1,0 +1,156 @@
+"""A circuit breaker: when it opens, how long it waits, and what closes it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from infermesh.breaker import Breaker, BreakerLimits, is_broken
+from infermesh.errors import (
+    DeadlineExceeded,
+    ForeignStatus,
+    Internal,
+    InvalidRequest,
+    MeshError,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def made(clock: Clock, **limits: Any) -> tuple[Breaker, list[str]]:
+    changes: list[str] = []
+    return Breaker(BreakerLimits(**limits), changed=changes.append, clock=clock, draw=lambda: 0.5), changes
+
+
+def test_failures_in_a_row_open_it(clock: Clock) -> None:
+    """One success in between starts the count anew."""
+    breaker, changes = made(clock, failures=3)
+    for _ in range(5):
+        breaker.failure()
+        breaker.failure()
+        breaker.success()
+    assert breaker.is_closed
+
+    for _ in range(3):
+        breaker.failure()
+
+    assert not breaker.is_closed
+    assert changes == ["opened"]
+
+
+def test_a_low_share_of_successes_opens_it_past_a_minimum_of_calls(clock: Clock) -> None:
+    """Every second call fails, never several in a row: not before the minimum, and not while the share is high enough."""
+    breaker, _ = made(clock, failures=10, success_ratio=0.6, min_calls=20)
+    for at in range(19):
+        (breaker.failure if at % 2 else breaker.success)()
+    assert breaker.is_closed
+
+    breaker.failure()
+
+    assert not breaker.is_closed
+
+
+def test_what_is_older_than_the_window_does_not_count(clock: Clock) -> None:
+    """Nineteen old failures and one new one are one failure."""
+    breaker, _ = made(clock, failures=100, min_calls=20, window_s=10)
+    for _ in range(19):
+        breaker.failure()
+    clock.now += 11
+
+    breaker.failure()
+
+    assert breaker.is_closed
+
+
+def test_many_successes_long_ago_do_not_hide_that_everything_fails_now(clock: Clock) -> None:
+    """After an hour of success the ratio falls within one window."""
+    breaker, _ = made(clock, failures=10_000, min_calls=20, window_s=10)
+    for _ in range(36_000):
+        clock.now += 0.1
+        breaker.success()
+
+    for _ in range(110):
+        clock.now += 0.1
+        breaker.failure()
+
+    assert not breaker.is_closed
+
+
+def test_a_trial_closes_it_and_nothing_else_does(clock: Clock) -> None:
+    """Answers to calls from before it opened are not heard; half-open, the trial alone decides."""
+    breaker, changes = made(clock, failures=1, backoff_s=2.0)
+    breaker.failure()
+    breaker.success()
+    assert not breaker.due()
+    clock.now += 2.0
+    assert breaker.due()
+
+    breaker.half_open()
+    breaker.success()
+    assert not breaker.is_closed
+    breaker.success(trial=True)
+
+    assert breaker.is_closed
+    assert changes == ["opened", "half_opened", "closed"]
+
+
+def test_each_failed_look_doubles_the_pause_up_to_its_bound(clock: Clock) -> None:
+    """Failed health checks and failed trials alike; after a time of health it begins anew."""
+    breaker, _ = made(clock, failures=1, backoff_s=1.0, max_backoff_s=4.0)
+    breaker.failure()
+    pauses = [breaker.retry_at - clock.now]
+    for look in (breaker.still_broken, breaker.half_open, breaker.still_broken):
+        clock.now = breaker.retry_at
+        look()
+        if breaker.is_half_open:
+            breaker.failure(trial=True)
+        pauses.append(breaker.retry_at - clock.now)
+    assert pauses == [1.0, 2.0, 4.0, 4.0]
+
+    clock.now = breaker.retry_at
+    breaker.half_open()
+    breaker.success(trial=True)
+    clock.now += 5.0
+    breaker.failure()
+
+    assert breaker.retry_at - clock.now == 1.0
+
+
+@pytest.mark.parametrize(
+    ("error", "broken"),
+    [
+        (Unavailable("away"), True),
+        (Internal("garbage", reason="BACKEND_GARBAGE"), True),
+        (ForeignStatus("UNKNOWN", "?"), True),
+        (ForeignStatus("ABORTED", "again"), False),
+        (ResourceExhausted("full"), False),
+        (InvalidRequest("bad"), False),
+        (NotFound("no"), False),
+        (DeadlineExceeded("late"), True),
+        (DeadlineExceeded("late", rejected=True), False),
+    ],
+)
+def test_what_speaks_against_what_was_asked(error: MeshError, broken: bool) -> None:
+    """A caller's fault and a full queue do not; an end by the deadline does when nobody was answered meanwhile."""
+    assert is_broken(error, had_s=1.0, patience_s=0.1, silent=True) is broken
+
+
+@pytest.mark.parametrize(("had_s", "silent"), [(0.05, True), (1.0, False)])
+def test_a_short_deadline_is_its_callers_affair(had_s: float, silent: bool) -> None:
+    """Less time than the patience, or others that were answered meanwhile: the call says nothing."""
+    assert not is_broken(DeadlineExceeded("late"), had_s=had_s, patience_s=0.1, silent=silent)
