@@ -11,6 +11,7 @@ from infermesh.errors import DeadlineExceeded, ForeignStatus, Internal, MeshErro
 
 __all__ = ["Breaker", "BreakerLimits", "is_broken", "is_neutral"]
 
+OF_THE_INPUT = "MODEL_FAILED"  # the reason of a run that failed on one input: it says nothing about the next
 SLOTS = 10  # of the window: what is older than a window goes by a tenth of it at a time
 
 
@@ -143,9 +144,12 @@ class Breaker:
 def is_broken(error: MeshError, *, had_s: float, patience_s: float, silent: bool) -> bool:
     """Whether a failed call speaks against what was asked, rather than against the call.
 
-    Away, a defect, and no answer in time; the last only when the call had `patience_s` or more, and when what was asked was
-    `silent`, so answered nobody else meanwhile: callers with short deadlines must not take a model from all others.
+    Away, a defect, and no answer in time, but not a run of a model that failed on its input. No answer in time counts only when
+    the call had `patience_s` or more, and when what was asked was `silent`, so answered nobody else meanwhile: callers with short
+    deadlines must not take a model from all others.
     """
+    if error.reason == OF_THE_INPUT:
+        return False
     if isinstance(error, DeadlineExceeded):
         return silent and had_s >= patience_s and not error.rejected
     return isinstance(error, Unavailable | Internal) or (
@@ -155,4 +159,4 @@ def is_broken(error: MeshError, *, had_s: float, patience_s: float, silent: bool
 
 def is_neutral(error: MeshError) -> bool:
     """Whether a failure that does not speak against what was asked does not speak for it either: it was too busy, or too slow."""
-    return isinstance(error, ResourceExhausted | DeadlineExceeded | ForeignStatus)
+    return error.reason == OF_THE_INPUT or isinstance(error, ResourceExhausted | DeadlineExceeded | ForeignStatus)

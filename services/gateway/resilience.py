@@ -72,7 +72,8 @@ class Resilience:
         *,
         check_time: bool = True,
     ) -> InferenceService:
-        """The variant's service with a breaker and a check of the time; `target` is backend, model there and version.
+        """The variant's service with a breaker and a check of the time, but behind a prefix, where models share a variant;
+        `target` is backend, model there and version.
 
         `model` is a name that the backend can be asked about (empty: about itself alone). `check_time` is not for explainers:
         they take the time that they get, so what an explanation took says nothing about what it needs.
@@ -139,6 +140,8 @@ class Resilience:
 
     def _new_state(self, label: str, variant: str) -> _State:
         breaker = recent = None
+        if label.endswith("*"):  # a prefix: what one of its models does says nothing about the others
+            return _State(breaker, recent)
         if self._breaker.mode != "off":
             changed = self._observers.breaker(label, variant)
             breaker = Breaker(self._breaker.limits(), changed=changed, draw=self._draw)

@@ -184,7 +184,7 @@ class Split(InferenceService):
             error.variant = variant.name
             raise error
         self._counted(by, at)
-        return variant, f"{by} {rule}".rstrip()
+        return variant, f"{by} {rule}" if rule else by
 
     def _counted(self, by: str, at: int) -> None:
         count = self._counts.get((by, at))

@@ -87,7 +87,7 @@ def test_an_explanation_is_drawn(mesh: Mesh) -> None:
 @pytest.mark.parametrize(
     ("words", "status", "error", "hint"),
     [
-        (["iris", "features=1,2,3,4"], 1, "UNAUTHENTICATED: ", "give an API key by --key, or in INFERMESH_KEY"),
+        (["iris", "features=1,2,3,4"], 1, "UNAUTHENTICATED: ", "give an API key by --key or in INFERMESH_KEY"),
         (["iris", "features=1,2,3,4", "--key", "wrong"], 1, "UNAUTHENTICATED: ", "give an API key by --key"),
         (["nobody", "a=1", "--key", KEY], 1, 'NOT_FOUND: model "nobody"', "`infermesh models ls` lists"),
         (["breast-cancer", "patient_id=nobody", "--key", KEY], 1, "FAILED_PRECONDITION: ", ""),

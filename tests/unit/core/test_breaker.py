@@ -136,6 +136,7 @@ def test_each_failed_look_doubles_the_pause_up_to_its_bound(clock: Clock) -> Non
     [
         (Unavailable("away"), True),
         (Internal("garbage", reason="BACKEND_GARBAGE"), True),
+        (Internal("failed on this input", reason="MODEL_FAILED"), False),
         (ForeignStatus("UNKNOWN", "?"), True),
         (ForeignStatus("ABORTED", "again"), False),
         (ResourceExhausted("full"), False),

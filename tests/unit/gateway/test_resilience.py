@@ -96,6 +96,18 @@ async def test_a_variant_that_keeps_failing_is_left_alone_and_the_fallback_answe
     assert mesh.value("infermesh_gateway_fallback_total", **counted) == 5
 
 
+async def test_behind_a_prefix_one_model_takes_no_other_with_it(make: Make) -> None:
+    """Its models share a variant, so what one of them does says nothing about the others: nobody is left alone."""
+    mesh = make({"prefix": "", "backend": "one"})
+    mesh.backends["one"].state["error"] = Unavailable("away")
+    for _ in range(5):
+        with pytest.raises(Unavailable, match="away"):
+            await ask(mesh, "bad")
+    del mesh.backends["one"].state["error"]
+
+    assert (await ask(mesh, "good")).model_name == "good"
+
+
 async def test_a_new_table_does_not_forgive(make: Make) -> None:
     """A breaker outlives a reload; one whose variant is gone from the table is forgotten, and comes back closed."""
     route = {"model": "fraud", "variants": VARIANTS}

@@ -21,7 +21,8 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[threading.Event, lis
 
     def slow(scheme: str, *arguments: Any) -> Any:
         begun.append(scheme)
-        go_on.wait(20)
+        if not go_on.wait(20):
+            begun.append("waited for to the end")
         return make(scheme, *arguments)
 
     monkeypatch.setattr(connection, "filesystem", slow)
@@ -80,6 +81,7 @@ def test_a_download_has_an_end_before_its_first_byte_too(
 
     with pytest.raises(SourceAway, match="no answer within"):
         source._store.download([])
+    assert made[1] == ["http"]
 
 
 def _asks_in_vain(source: Source) -> None:
