@@ -4,27 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 
 from infermesh.errors import DeadlineExceeded, ResourceExhausted
 from tests.unit.predictor.scheduling.gated import BAD, Gated, turn, until
-
-
-@pytest.fixture
-async def gated() -> AsyncIterator[Callable[..., Gated]]:
-    made: list[Gated] = []
-
-    def make(**settings: Any) -> Gated:
-        made.append(Gated(**settings))
-        return made[-1]
-
-    yield make
-    for model in made:
-        model.gate.set()
-        model.instances.close(end_runs=True)
 
 
 async def together(model: Gated, *values: float) -> list[Any]:

@@ -3,28 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
 from infermesh.errors import DeadlineExceeded
-from tests.unit.predictor.scheduling.gated import Gated, turn, until
-
-
-@pytest.fixture
-async def gated() -> AsyncIterator[Callable[..., Gated]]:
-    made: list[Gated] = []
-
-    def make(**settings: Any) -> Gated:
-        made.append(Gated(**settings))
-        return made[-1]
-
-    yield make
-    for model in made:
-        model.gate.set()
-        model.instances.close(end_runs=True)
+from tests.unit.predictor.scheduling.gated import turn, until
 
 
 async def test_what_waits_runs_together_and_each_gets_its_own_rows(gated: Any) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import gc
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import numpy as np
@@ -14,20 +13,6 @@ import pytest
 
 from infermesh.errors import ResourceExhausted, Unavailable
 from tests.unit.predictor.scheduling.gated import BAD, Gated, turn, until
-
-
-@pytest.fixture
-async def gated() -> AsyncIterator[Callable[..., Gated]]:
-    made: list[Gated] = []
-
-    def make(**settings: Any) -> Gated:
-        made.append(Gated(**settings))
-        return made[-1]
-
-    yield make
-    for model in made:
-        model.gate.set()
-        model.instances.close(end_runs=True)
 
 
 async def test_past_the_bound_requests_are_refused_with_a_pushback(gated: Any) -> None:
