@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from infermesh.cli.failure import Failure
 from infermesh.cli.ports import HOST, free_port
-from infermesh.cli.scrape import says_ready
+from infermesh.cli.scrape import says_ready, scrape
 from infermesh.cli.service_process import ServiceProcess
 from infermesh.cli.wiring import overrides, setting
 from infermesh.transport.probe import is_serving
@@ -64,6 +64,11 @@ class Member:
         """Whether the process serves. Both ports are asked: a stranger who took one of them does not have the other too."""
         running = self.process is not None and self.process.status is None
         return running and says_ready(self.http_address, ASK_S) and is_serving(self.address, timeout_s=ASK_S)
+
+    def reaches_all(self) -> bool:
+        """Whether no address that it has called, or is about to, is away as it sees them; true also when it does not tell."""
+        samples = scrape(self.http_address)
+        return samples is None or not samples.total("infermesh_backend_endpoints", state="away")
 
 
 def make_members(

@@ -20,6 +20,7 @@ __all__ = ["SERVICES", "Member", "Mesh", "Restarts", "samples_folder"]
 POLL_S = 0.02
 WATCH_S = 0.1
 PORT_TRIES = 3
+REACH_S = 2.0  # one of the configuration's backends may be away for good: no reason not to be ready
 
 
 def samples_folder() -> Path:
@@ -107,7 +108,11 @@ class Mesh:
             member.spawn()
 
     def wait_ready(self) -> None:
-        """Return when every service is ready. Raises Failure, and nothing runs any more, when one ends or takes too long."""
+        """Return when every service is ready. Raises Failure, and nothing runs any more, when one ends or takes too long.
+
+        A service that was ready before one that it calls may have been refused a connection, and makes the next one a moment
+        later: until then its calls would fail, so that is waited for too, within bounds.
+        """
         for left in reversed(range(PORT_TRIES)):
             try:
                 self._wait_for(list(self._members.values()))
@@ -120,6 +125,7 @@ class Mesh:
             except BaseException:
                 self.kill()
                 raise
+        self._wait_connected(list(self._members.values()))
         self._leaving.clear()
         self._watcher = threading.Thread(target=self._watch, name="mesh-watch", daemon=True)
         self._watcher.start()
@@ -261,6 +267,13 @@ class Mesh:
                 names = ", ".join(member.name for member in waiting)
                 raise Failure(f"{names}: not ready after {self._start_s:g} s")
             self._pause.wait(POLL_S if waiting else 0)
+
+    def _wait_connected(self, members: list[Member]) -> None:
+        end = time.monotonic() + REACH_S
+        waiting = [member for member in members if not member.reaches_all()]
+        while waiting and time.monotonic() < end:
+            self._pause.wait(POLL_S)
+            waiting = [member for member in waiting if not member.reaches_all()]
 
     def _could_not_start(self, member: Member, process: ServiceProcess) -> Failure:
         member.state = "failed"

@@ -14,6 +14,7 @@ from infermesh.cli.ports import free_port, is_free
 from infermesh.cli.processes import Mesh, Restarts
 from infermesh.cli.scrape import scrape
 from infermesh.config import ConfigError
+from infermesh.errors import Unavailable
 from infermesh.transport.outside import OutsideCaller
 from infermesh.transport.probe import is_serving
 
@@ -192,3 +193,29 @@ def test_free_ports_are_free():
 
         assert not is_free(port)
         assert free_port(lambda low, high: next(offers)) == 29_999
+
+
+def test_a_mesh_is_ready_when_its_services_see_each_other(predictor_config, tmp_path):
+    """A gateway that was up before its predictor, and was refused, has a connection when the mesh is said to be ready."""
+    for file in predictor_config.iterdir():
+        (tmp_path / file.name).write_text(file.read_text())
+    (tmp_path / "gateway.yaml").write_text(
+        "routes: routes.yaml\nauth: {mode: 'off'}\nbackends: {predictor: {target: 'predictor:8001'}}\n"
+    )
+    (tmp_path / "routes.yaml").write_text("routes: [{prefix: '', backend: predictor}]\n")
+    starting = mesh(tmp_path, services=["gateway", "predictor"], start_s=20.0)
+    try:
+        starting.begin()
+        os.kill(starting.pid("predictor"), signal.SIGSTOP)  # before it listens
+        while not is_serving(starting.address("gateway")):
+            assert starting.status("gateway") is None
+        with OutsideCaller(starting.address("gateway")) as caller, pytest.raises(Unavailable):
+            caller.index()
+
+        os.kill(starting.pid("predictor"), signal.SIGCONT)
+        starting.wait_ready()
+
+        with OutsideCaller(starting.address("gateway")) as caller:
+            assert caller.index().models
+    finally:
+        starting.kill()
