@@ -82,7 +82,7 @@ async def _look_up(config: TransformerConfig, redis_url: str, view: str, entity:
     if packed is None:
         return {}
     row = RowFormat(declared.columns).unpack(packed)
-    return dict(zip((name for name, _ in declared.columns), row.values, strict=True))
+    return dict(zip((name for name, *_ in declared.columns), row.values, strict=True))
 
 
 def _read(config: Path, redis_url: str) -> TransformerConfig:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from infermesh.config import ConfigError
 from infermesh.filters import Measured, Traced, WithinDeadline
 from infermesh.names import EXPLAINER_SUFFIX
 from infermesh.runtime import Telemetry
@@ -16,6 +17,7 @@ from infermesh.transport import RemoteService
 from services.transformer.backends import Backends
 from services.transformer.check_models import watch_models
 from services.transformer.config import TransformerConfig
+from services.transformer.hooks import HookFault
 from services.transformer.join_features import JoinFeatures
 from services.transformer.metrics import FeatureMetrics
 from services.transformer.plan import JoinPlan
@@ -64,20 +66,26 @@ async def build(config: TransformerConfig, telemetry: Telemetry) -> AsyncIterato
 
 
 def plans_of(config: TransformerConfig, metrics: FeatureMetrics) -> dict[str, JoinPlan]:
-    """What joining means, by the name of the model that is asked for; a model and its explainer share it."""
+    """What joining means, by the name of the model that is asked for; a model and its explainer share it. Raises ConfigError."""
     file = config.feature_file()
-    plans = {}
+    plans, faults = {}, []
     for model, service in file.services.items():
-        plan = JoinPlan(
-            file,
-            service,
-            prefix=config.redis.key_prefix,
-            max_entities=config.redis.max_entities,
-            observe=metrics.entities,
-        )
+        try:
+            plan = JoinPlan(
+                file,
+                service,
+                prefix=config.redis.key_prefix,
+                max_entities=config.redis.max_entities,
+                tally=metrics.tally,
+            )
+        except HookFault as fault:
+            faults.append(f"services.{model}.hook: {fault}")
+            continue
         plans[model] = plan
         if config.routing.explanations:
             plans[model + EXPLAINER_SUFFIX] = plan
+    if faults:
+        raise ConfigError(str(config.features), faults)
     return plans
 
 

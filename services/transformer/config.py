@@ -2,46 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from infermesh.config import BackendConfig, ConfigError, ConfigPath, Duration, Model, ServiceConfig, parse
-from services.transformer.keys import DEFAULT_PREFIX
+from services.transformer.redis.settings import RedisConfig
 from services.transformer.views import FeatureFile
 
 __all__ = ["DeadlineConfig", "RedisConfig", "RouteConfig", "RoutingConfig", "TransformerConfig"]
-
-SCHEMES = ("redis://", "rediss://", "unix://")
-
-
-class RedisConfig(Model):
-    """The feature store, and what a lookup may cost."""
-
-    url: str = "redis://redis:6379/0"
-    """Address, with database: `redis://`, `rediss://` (TLS) or `unix://`."""
-    password: SecretStr = SecretStr("")
-    """Password, better given here by the environment than in the address, which may be logged."""
-    key_prefix: str = Field(DEFAULT_PREFIX, pattern=r"^[A-Za-z0-9_.-]{1,64}$")
-    """What every key begins with; parts several meshes that share a Redis."""
-    connections: int = Field(8, ge=1, le=1024)
-    """Connections at most; each serves one lookup at a time."""
-    timeout: Duration = "50ms"  # type: ignore[assignment]
-    """How long a lookup may take; past it the policies of the views answer."""
-    deadline_share: float = Field(0.3, gt=0, le=1)
-    """Share of the call's remaining time that a lookup may take, where that is less."""
-    failures: int = Field(3, ge=1)
-    """Failures in a row after which Redis is not asked until a probe succeeds."""
-    probe_every: Duration = "500ms"  # type: ignore[assignment]
-    """How often Redis is asked whether it is there."""
-    max_entities: int = Field(10_000, ge=1)
-    """Entities of one request at most; more are refused with RESOURCE_EXHAUSTED, since they would not come within `timeout`."""
-
-    @field_validator("url")
-    @classmethod
-    def _known_scheme(cls, url: str) -> str:
-        if not url.startswith(SCHEMES):
-            raise ValueError(f"expected an address that begins with one of {', '.join(SCHEMES)}")
-        return url
 
 
 class RouteConfig(Model):

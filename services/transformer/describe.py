@@ -11,7 +11,10 @@ TensorMetadata = ModelMetadataResponse.TensorMetadata
 
 
 def as_the_client_sees_it(metadata: ModelMetadataResponse, plan: JoinPlan) -> ModelMetadataResponse:
-    """The model's metadata with the ids first, in the place of what is looked up; renamed inputs under the request's names."""
+    """The model's metadata with the ids first, in the place of what is looked up, then the fields of which columns are made.
+
+    Renamed inputs have the request's names.
+    """
     of_the_request = {of_the_model: name for name, of_the_model in plan.renamed.items()}
     inputs = [
         TensorMetadata(name=of_the_request.get(tensor.name, tensor.name), datatype=tensor.datatype, shape=tensor.shape)
@@ -21,8 +24,12 @@ def as_the_client_sees_it(metadata: ModelMetadataResponse, plan: JoinPlan) -> Mo
     ids = [TensorMetadata(name=name, datatype=datatype, shape=[-1, 1]) for name, datatype in plan.entities.items()]
     described = ModelMetadataResponse()
     described.CopyFrom(metadata)  # with fields that nobody here knows
+    fields = [
+        TensorMetadata(name=name, datatype=of.datatype, shape=[-1, of.type.width]) for name, of in plan.fields.items()
+    ]
     del described.inputs[:]
-    described.inputs.extend([*ids, *(tensor for tensor in inputs if tensor.name not in plan.entities)])
+    taken = plan.entities.keys() | plan.fields.keys()
+    described.inputs.extend([*ids, *fields, *(tensor for tensor in inputs if tensor.name not in taken)])
     return described
 
 
@@ -35,15 +42,20 @@ def faults_of(metadata: ModelMetadataResponse, plan: JoinPlan) -> list[str]:
         if name not in model
     ]
     for name, columns in plan.looked_up.items():
-        if (tensor := model.get(name)) is None:
-            continue
-        if tensor.datatype != columns.datatype:
-            faults.append(
-                f'input "{name}": the model takes {tensor.datatype}, the feature file makes {columns.datatype}'
-            )
-        shape = tuple(tensor.shape)
-        if len(shape) != len(columns.shape) or shape[1:] not in (columns.shape[1:], (-1,)):
-            faults.append(
-                f'input "{name}": the model takes {list(shape)}, the feature file makes {list(columns.shape)}'
-            )
+        if (tensor := model.get(name)) is not None:
+            faults += _differences(tensor, columns.datatype, list(columns.shape), "makes")
+    for name, of in plan.fields.items():
+        passed = model.get(plan.renamed.get(name, ""))
+        if passed is not None and passed.datatype != of.datatype:
+            faults += _differences(passed, of.datatype, list(passed.shape), f'takes "{name}" as')
+    return faults
+
+
+def _differences(tensor: TensorMetadata, datatype: str, shape: list[int], does: str) -> list[str]:
+    takes = list(tensor.shape)
+    faults = []
+    if tensor.datatype != datatype:
+        faults.append(f'input "{tensor.name}": the model takes {tensor.datatype}, the feature file {does} {datatype}')
+    if len(takes) != len(shape) or any(a not in (b, -1) for a, b in zip(takes[1:], shape[1:], strict=True)):
+        faults.append(f'input "{tensor.name}": the model takes {takes}, the feature file {does} {shape}')
     return faults

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from infermesh.call import Call
@@ -12,6 +12,7 @@ from infermesh.errors import (
     InvalidRequest,
     MeshError,
     NotFound,
+    PermissionDenied,
     ResourceExhausted,
     Unavailable,
     quoted,
@@ -19,8 +20,11 @@ from infermesh.errors import (
 from infermesh.parameters import FEATURES
 from infermesh.protocol.open_inference_pb2 import ModelInferRequest, ModelInferResponse, ModelMetadataRequest
 from infermesh.service import Filter, Infer, InferenceService
+from services.transformer.fetch import fetched
+from services.transformer.overrides import OVERRIDDEN
 from services.transformer.plan import Entities, JoinPlan
-from services.transformer.policy import Served, micros
+from services.transformer.policy import micros
+from services.transformer.statuses import add_statuses
 from services.transformer.store import FeatureStore, StoreUnavailable
 
 __all__ = ["JoinFeatures"]
@@ -32,7 +36,8 @@ class JoinFeatures(Filter):
 
     A request for a model without a plan passes untouched, and so does one that brings the looked-up inputs itself instead of the
     ids (an explainer's, or a what-if call). The response passes as it is, with the parameter `infermesh_features` added: present,
-    stale, defaulted or redis_unavailable, the worst of all rows; it is absent where nothing was looked up.
+    stale, defaulted or redis_unavailable, the worst of all rows; it is absent where nothing was looked up. Who asks for it gets
+    the status of each value as a further output, and who overrides features is told which.
 
     `models` is asked whether model and version exist when a request is refused here: that they do not is the graver fault.
     """
@@ -47,9 +52,20 @@ class JoinFeatures(Filter):
         if plan is None:
             return await then(request, call)
         try:
-            entities = plan.read(request)
-            joined, served = (request, None) if entities is None else await self._join(plan, request, entities, call)
-        except (InvalidRequest, ResourceExhausted):
+            entities = plan.read(request, call.caller.tenant)
+        except (InvalidRequest, ResourceExhausted, PermissionDenied):
+            await self._check_model(request, call)
+            raise
+        if entities is None:
+            return await then(request, call)
+        try:
+            found = await self._found(plan, entities, call)
+            now_us = micros(self.clock())
+            if isinstance(found, StoreUnavailable):
+                joined, served = plan.join_without(request, entities, str(found))
+            else:
+                joined, served = plan.join(request, entities, found, now_us)
+        except InvalidRequest:
             await self._check_model(request, call)
             raise
         except (FailedPrecondition, Unavailable) as error:
@@ -58,18 +74,22 @@ class JoinFeatures(Filter):
             text = f"model {quoted(request.model_name)}: {error.message}"
             raise type(error)(text, reason=error.reason, rejected=error.rejected) from None
         response = await then(joined, call)
-        if served is not None:
-            response.parameters[FEATURES].string_param = served.word
+        response.parameters[FEATURES].string_param = served.word
+        if entities.wants_statuses:
+            rows = None if isinstance(found, StoreUnavailable) else found
+            add_statuses(request, response, plan.statuses(entities, rows, now_us), plan.feature_names)
+        if entities.overrides:
+            names = ",".join(f"{alias}.{feature}" for alias, feature in entities.overrides)
+            response.parameters[OVERRIDDEN].string_param = names
         return response
 
-    async def _join(
-        self, plan: JoinPlan, request: ModelInferRequest, entities: Entities, call: Call
-    ) -> tuple[ModelInferRequest, Served]:
+    async def _found(self, plan: JoinPlan, entities: Entities, call: Call) -> Sequence[bytes | None] | StoreUnavailable:
         try:
-            found = await self.store.lookup(plan.keys(entities), call.deadline)
+            if plan.is_packed:
+                return await self.store.lookup(plan.keys(entities), call.deadline)
+            return await fetched(plan.uses, entities, self.store, call.deadline)
         except StoreUnavailable as away:
-            return plan.join_without(request, entities, str(away))
-        return plan.join(request, entities, found, micros(self.clock()))
+            return away
 
     async def _check_model(self, request: ModelInferRequest, call: Call) -> None:
         asked = ModelMetadataRequest(name=request.model_name, version=request.model_version)

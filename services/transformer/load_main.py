@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from infermesh.config import ConfigError, load
 from services.transformer.administration import administration, wait_for_redis
 from services.transformer.config import TransformerConfig
-from services.transformer.load import BadTable, LoadSummary, load_csv
+from services.transformer.load import BadTable, LoadSummary, NotWritten, load_file
 from services.transformer.policy import micros
 from services.transformer.writer import FeatureWriter
 
@@ -30,10 +30,10 @@ EXIT_FAILED, EXIT_CONFIG = 1, 2
 def main() -> int:
     """Load what the arguments name; returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m services.transformer.load_main", description="Fill the feature store from CSV files."
+        prog="python -m services.transformer.load_main", description="Fill the feature store from files."
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="the transformer's configuration")
-    parser.add_argument("--folder", type=Path, required=True, help="folder with the CSV files that the views name")
+    parser.add_argument("--folder", type=Path, required=True, help="folder with the files that the views name")
     parser.add_argument("--wait", type=float, default=60.0, metavar="SECONDS", help="how long to wait for Redis (60)")
     arguments = parser.parse_args()
     try:
@@ -43,7 +43,7 @@ def main() -> int:
         return EXIT_CONFIG
     try:
         return asyncio.run(_load_all(config, arguments.folder, arguments.wait))
-    except (BadTable, RedisError, OSError) as error:
+    except (BadTable, NotWritten, ValueError, RedisError, OSError) as error:
         print(f"features not loaded: {error}", file=sys.stderr)
         return EXIT_FAILED
 
@@ -57,7 +57,7 @@ async def _load_all(config: TransformerConfig, folder: Path, wait_s: float) -> i
             if not view.source:
                 continue
             writer = FeatureWriter(client, name, view, prefix=config.redis.key_prefix)
-            summary = await load_csv(folder / view.source, writer, event_time_us=micros(time.time()))
+            summary = await load_file(folder / view.source, writer, event_time_us=micros(time.time()))
             _report(name, summary)
             status = EXIT_FAILED if summary.refused else status
     finally:
@@ -69,9 +69,9 @@ def _report(view: str, summary: LoadSummary) -> None:
     older = f", {summary.older} older than what is stored" if summary.older else ""
     print(f"{view}: {summary.written} of {summary.rows} rows written{older}, {summary.rows_per_second:,.0f} rows/s")
     for refused in summary.refusals:
-        print(f"{view}: line {refused.line} refused: {refused.why}", file=sys.stderr)
+        print(f"{view}: {summary.unit} {refused.line} refused: {refused.why}", file=sys.stderr)
     if (more := summary.refused - len(summary.refusals)) > 0:
-        print(f"{view}: {more} more lines refused", file=sys.stderr)
+        print(f"{view}: {more} more {summary.unit}s refused", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any
 
-from services.transformer.administration import administration
+from redis.asyncio import RedisCluster
+
+from services.transformer.administration import Administration, administration
 from services.transformer.config import RedisConfig
-from services.transformer.keys import entity_text, key_prefix
-from services.transformer.row import RowFormat, Value
+from services.transformer.keys import entity_text, joined_ids
+from services.transformer.layout.stored import layout_of
+from services.transformer.layout.versions import PreviousSchemas
+from services.transformer.row import NEVER, RowFormat
+from services.transformer.schema import Value
 from services.transformer.views import FeatureView
 
-__all__ = ["Peeked", "PeekedFeature", "peek"]
+__all__ = ["Peeked", "PeekedFeature", "described", "entity_of", "look", "peek"]
+
+SHOWN_ELEMENTS = 6  # of a vector
+SHOWN_CHARACTERS = 60  # of a text
 
 
 @dataclass(frozen=True, slots=True)
 class PeekedFeature:
-    """One feature as it would be served, and whether that is the stored value."""
+    """One feature as it would be served, whether that is the stored value, and what was found."""
 
     name: str
     datatype: str
     value: str
-    status: str  # present | null | defaulted | stale | fails
+    status: str  # present | defaulted | stale | fails
+    found: str = "PRESENT"  # PRESENT | NULL | MISSING | STALE | FOREIGN
+    stored: Value = None
+    age_s: float | None = None
+    """Of its source group; None where nobody knows it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,48 +49,105 @@ class Peeked:
 
 async def peek(config: RedisConfig, name: str, view: FeatureView, entity: str, *, now: float) -> Peeked:
     """Look one entity up. Raises ValueError for an id that is none, and redis-py's errors."""
-    key = key_prefix(config.key_prefix, name) + entity_text(int(entity) if view.entity.type == "int" else entity)
     client = administration(config)
     try:
-        row = cast("bytes | None", await client.get(key))  # nothing is decoded
+        return (await look(client, config.key_prefix, name, view, [entity], now=now))[0]
     finally:
         await client.aclose()
-    return described(view, row, now)
+
+
+async def look(
+    client: Administration, prefix: str, name: str, view: FeatureView, entities: Sequence[str], *, now: float
+) -> list[Peeked]:
+    """Look entities up, whatever the layout of their rows. Raises ValueError for an id that is none, and redis-py's errors."""
+    layout = RowFormat(view.columns)
+    kinds = {part.name: part.type for part in view.entity.parts}
+    stored = layout_of(view.layout, layout, prefix=prefix, view=name, entity=kinds)
+    texts = [entity_of(view, entity) for entity in entities]
+    peeked = []
+    for text in texts:
+        commands = stored.commands([text])
+        pipe: Any = client.pipeline() if isinstance(client, RedisCluster) else client.pipeline(transaction=False)
+        for command in commands:
+            pipe.execute_command(*command)
+        replies = await pipe.execute(raise_on_error=False)
+        peeked.append(described(view, stored.decode(replies)[0], now))
+    return peeked
+
+
+def entity_of(view: FeatureView, entity: str) -> bytes:
+    """An entity as it stands in keys. One with several ids is given with `:` between them, and `%3A` for one within an id.
+
+    Raises ValueError for what can't be one.
+    """
+    parts = view.entity.parts
+    given = entity.split(":") if len(parts) > 1 else [entity]
+    if len(given) != len(parts):
+        names = ":".join(part.name for part in parts)
+        raise ValueError(f"entity {entity!r}: expected {len(parts)} ids as {names}, got {len(given)}")
+    ids = []
+    for part, text in zip(parts, given, strict=True):
+        one = text.replace("%3A", ":").replace("%25", "%") if len(parts) > 1 else text
+        try:
+            ids.append(entity_text(int(one) if part.type == "int" and one else one))
+        except ValueError as error:
+            why = str(error) if "entity" in str(error) else f"expected a whole number as {part.name}, got {one!r}"
+            raise ValueError(why) from None
+    return joined_ids(ids)
 
 
 def described(view: FeatureView, row: bytes | None, now: float) -> Peeked:
     """What a row, or none, means under the policies of its view."""
     layout = RowFormat(view.columns)
-    if row is None or (note := layout.why_foreign(row)):
+    note = ""
+    if row is not None and (earlier := PreviousSchemas(layout, view.past)) and earlier.knows(row):
+        row, note = earlier.upgraded(row), "written under a previous schema, and read as the present one"
+    if row is None or (why := layout.why_foreign(row)):
         status = "missing" if row is None else "foreign"
-        return Peeked(status, None, "" if row is None else note, _in_place(view, view.missing))
-    event_time_us, values = layout.unpack(row)
-    age_s = now - event_time_us / 1e6
-    if view.max_age is not None and age_s > view.max_age:
-        note = f"older than {view.max_age:.0f} s"
-        if view.stale != "serve":
-            return Peeked("stale", age_s, note, _in_place(view, view.stale))
-        return Peeked("stale", age_s, note, _stored(view, values, "stale"))
-    return Peeked("present", age_s, "", _stored(view, values, "present"))
+        in_place = [_in_place(view, at, view.missing, status.upper(), None) for at in range(len(view.features))]
+        return Peeked(status, None, "" if row is None else why, in_place)
+    values = layout.unpack(row).values
+    features: list[PeekedFeature | None] = [None] * len(values)
+    ages: list[float] = []
+    status = "present"
+    for group, time_us in zip(layout.groups, layout.event_times(row), strict=True):
+        age_s = None if time_us == NEVER else now - time_us / 1e6
+        ages += [] if age_s is None else [age_s]
+        limit = view.max_ages.get(group.name, view.max_age)
+        is_stale = limit is not None and (age_s is None or age_s > limit)
+        if is_stale:
+            status, note = "stale", note or f"older than {limit:.0f} s"
+        for position in group.positions:
+            features[position] = _described(view, position, values[position], age_s, is_stale=is_stale)
+    return Peeked(status, max(ages, default=None), note, [feature for feature in features if feature is not None])
 
 
-def _stored(view: FeatureView, values: tuple[Value, ...], status: str) -> list[PeekedFeature]:
-    in_place = _in_place(view, view.missing)
-    return [
-        other
-        if value is None
-        else PeekedFeature(feature.name, feature.datatype, _text(value, feature.datatype), status)
-        for feature, value, other in zip(view.features, values, in_place, strict=True)
-    ]
+def _described(view: FeatureView, at: int, value: Value, age_s: float | None, *, is_stale: bool) -> PeekedFeature:
+    if is_stale and view.stale != "serve":
+        return _in_place(view, at, view.stale, "STALE", age_s, value)
+    if value is None:
+        return _in_place(view, at, view.missing, "NULL", age_s)
+    feature = view.features[at]
+    found = "STALE" if is_stale else "PRESENT"
+    text = _text(value, feature.datatype)
+    return PeekedFeature(feature.name, feature.datatype, text, found.lower(), found, value, age_s)
 
 
-def _in_place(view: FeatureView, policy: str) -> list[PeekedFeature]:
+def _in_place(
+    view: FeatureView, at: int, policy: str, found: str, age_s: float | None, stored: Value = None
+) -> PeekedFeature:
+    feature = view.features[at]
     status = "defaulted" if policy == "default" else "fails"
-    return [
-        PeekedFeature(f.name, f.datatype, "–" if policy == "fail" else _text(f.default, f.datatype), status)
-        for f in view.features
-    ]
+    text = "–" if policy == "fail" else _text(feature.default, feature.datatype)
+    return PeekedFeature(feature.name, feature.datatype, text, status, found, stored, age_s)
 
 
 def _text(value: Value, datatype: str) -> str:
-    return f"{value:.7g}" if datatype == "FP32" and isinstance(value, float) else f"{value}"
+    if isinstance(value, (list, tuple)):
+        shown = ", ".join(_text(each, datatype) for each in value[:SHOWN_ELEMENTS])
+        return f"[{shown}{f', … {len(value)} in all' if len(value) > SHOWN_ELEMENTS else ''}]"
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "backslashreplace")
+    if isinstance(value, str):
+        return value if len(value) <= SHOWN_CHARACTERS else f"{value[: SHOWN_CHARACTERS - 1]}…"
+    return f"{value:.7g}" if datatype in ("FP16", "FP32") and isinstance(value, float) else str(value)

@@ -3,43 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
 
-from infermesh.errors import InvalidRequest, ResourceExhausted, quoted
+import numpy as np
+
+from infermesh.errors import FailedPrecondition, InvalidRequest, quoted
 from infermesh.protocol.open_inference_pb2 import ModelInferRequest
-from infermesh.tensors import Array, add_inputs, read_input
-from services.transformer.columns import Columns, Rows
-from services.transformer.keys import MAX_ID_BYTES, key_prefix
-from services.transformer.policy import RowPolicy, Served
-from services.transformer.views import FeatureFile, FeatureService
+from infermesh.tensors import Array, add_inputs
+from services.transformer.assembly import Assembly, ColumnRefused, Given, input_of
+from services.transformer.columns import Rows
+from services.transformer.entities import Entities, read_field, read_ids, wrong
+from services.transformer.feature_service import FeatureService
+from services.transformer.hook_columns import HookColumns
+from services.transformer.keys import joined_ids
+from services.transformer.overrides import PREFIX, Overrides
+from services.transformer.policy import Served
+from services.transformer.statuses import Matrix, take_wish, wants_statuses
+from services.transformer.tally import Tally
+from services.transformer.use import Use
+from services.transformer.views import FeatureFile, is_view
 
-__all__ = ["Entities", "JoinPlan", "ObserveEntities"]
-
-ObserveEntities = Callable[[str, str, int], None]  # view, what was found, how many entities
-
-
-class Entities(NamedTuple):
-    """The entities of one request: how many rows, where the ids stand among the inputs, and the ids as keys hold them."""
-
-    rows: int
-    positions: list[int]
-    ids: dict[str, list[bytes]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Use:
-    alias: str
-    entity: str
-    prefix: bytes
-    policy: RowPolicy
+__all__ = ["Entities", "JoinPlan"]
 
 
 class JoinPlan:
     """Reads the entities of a request, names the keys of their rows, and makes the model's request of what was found.
 
     The looked-up tensors come last, in the order of the declaration. Everything else of the request stays as it is, in its place:
-    a request's inputs may come in any order.
+    a request's inputs may come in any order. `tally(view)` is where is counted what a view gave. Raises HookFault.
     """
 
     def __init__(
@@ -49,36 +39,47 @@ class JoinPlan:
         *,
         prefix: str,
         max_entities: int,
-        observe: ObserveEntities = lambda view, found, count: None,
+        tally: Callable[[str], Tally] = lambda view: Tally(),
     ) -> None:
         self._max_entities = max_entities
         self._shared = frozenset(service.shared)
         uses = file.uses(service)
-        columns = {name: file.columns_of(service, source) for name, source in service.inputs.items()}
-        self._uses = []
-        for alias, (view, name, entity) in uses.items():
-            used = {feature.name for each in columns.values() for of, feature in each if of == alias}
-            policy = RowPolicy(name, view, used, _named(observe, name))
-            self._uses.append(_Use(alias, entity, key_prefix(prefix, name), policy))
-        formats = {use.alias: use.policy.format for use in self._uses}
-        self.entities = {entity: view.entity.datatype for view, _, entity in uses.values()}
+        used: dict[str, dict[str, None]] = {alias: {} for alias in uses}
+        for _, reference in service.references():
+            if is_view(reference, service):
+                used[reference.of].update(dict.fromkeys(f.name for f in file.features_of(service, reference)))
+        self.uses = [Use(alias, use, used[alias], prefix, tally(use.name)) for alias, use in uses.items()]
+        self.is_packed = all(use.is_packed for use in self.uses)
+        """Whether a look-up by `keys` is all that is to be done."""
+        self._composites = [use for use in self.uses if len(use.inputs) > 1]
+        self.feature_names = [f"{use.alias}.{feature}" for use in self.uses for feature in use.features]
+        """What the columns of `statuses` are about."""
+        formats = {use.alias: use.policy.format for use in self.uses}
+        self.entities = {
+            name: key.datatype
+            for view, _, inputs in uses.values()
+            for name, key in zip(inputs, view.entity.parts, strict=True)
+        }
+        self.fields = service.request
+        """Inputs of the request of which columns are made."""
+        self._needed = {**self.entities, **{name: of.datatype for name, of in self.fields.items()}}
         self.looked_up = {
-            name: Columns(
-                [(alias, feature.name) for alias, feature in columns[name]],
-                formats,
-                source.datatype or columns[name][0][1].datatype,
-                vector=source.rank == 1,
-            )
+            name: input_of(file, service, source, formats)
             for name, source in service.inputs.items()
             if source.request is None
         }
         self.renamed = {s.request: name for name, s in service.inputs.items() if s.request is not None}
         """The model's name of an input by the request's."""
+        self._overrides = Overrides(service.overrides, {use.alias: use.features for use in self.uses}, formats)
+        self._hook = HookColumns(file, service, service.hook, formats) if service.hook is not None else None
+        self._plain = {name: each for name, each in self.looked_up.items() if not isinstance(each, Assembly)}
+        self._is_assembled = len(self._plain) < len(self.looked_up)
 
-    def read(self, request: ModelInferRequest) -> Entities | None:
+    def read(self, request: ModelInferRequest, tenant: str = "") -> Entities | None:
         """The entities of a request; None when it brings the looked-up inputs itself and no ids: it is the model's already.
 
-        Raises InvalidRequest for a request that is neither, or whose ids can't be read.
+        Raises InvalidRequest for a request that is neither, or whose ids can't be read; PermissionDenied for an override that the
+        tenant may not make.
         """
         raws = request.raw_input_contents
         if raws and len(raws) != len(request.inputs):
@@ -88,27 +89,27 @@ class JoinPlan:
                 reason="RAW_COUNT",
             )
         at: dict[str, int] = {}
-        given = []
+        given, overriding = [], []
         for position, tensor in enumerate(request.inputs):
             name = tensor.name
-            if name in self.entities:
+            if name in self._needed:
                 if name in at:
-                    raise _wrong(request, name, "expected once, got it twice", "INPUT_DUPLICATE")
+                    raise wrong(request, name, "expected once, got it twice", "INPUT_DUPLICATE")
                 at[name] = position
             elif name in self.looked_up:
                 given.append(name)
-        if len(at) != len(self.entities) or given:
-            if not at and self.looked_up.keys() <= set(given):
+            elif name.startswith(PREFIX):
+                overriding.append(position)
+        if len(at) != len(self._needed) or given or overriding:
+            if self._is_the_models(at, given, overriding):
                 return None
-            raise self._wrong_inputs(request, at, given)
-        ids = {name: self._read_ids(request, name, position) for name, position in at.items()}
-        rows = len(next(iter(ids.values())))
-        self._check_rows(request, rows, next(iter(ids)))
-        return Entities(rows, list(at.values()), ids)
+            if len(at) != len(self._needed) or given:
+                raise self._wrong_inputs(request, at, given)
+        return self._read(request, at, overriding, tenant)
 
     def keys(self, entities: Entities) -> list[bytes]:
         """The keys of all rows of all views: N of the first view, then N of the next."""
-        return [use.prefix + entity for use in self._uses for entity in entities.ids[use.entity]]
+        return [use.prefix + entity for use in self.uses for entity in entities.ids[use.entity]]
 
     def join(
         self, request: ModelInferRequest, entities: Entities, found: Sequence[bytes | None], now_us: int
@@ -117,9 +118,9 @@ class JoinPlan:
         rows: dict[str, Rows] = {}
         worst = Served.PRESENT
         start = 0
-        for use in self._uses:
+        for use in self.uses:
             stop = start + entities.rows
-            rows[use.alias], served = use.policy.serve(found[start:stop], entities.ids[use.entity], now_us)
+            rows[use.alias], served = use.serve(found[start:stop], entities, now_us)
             worst = max(worst, served)
             start = stop
         return self._joined(request, entities, rows), worst
@@ -128,10 +129,17 @@ class JoinPlan:
         self, request: ModelInferRequest, entities: Entities, why: str
     ) -> tuple[ModelInferRequest, Served]:
         """The model's request while the store does not answer. Raises Unavailable where a view says so."""
-        rows: dict[str, Rows] = {}
-        for use in self._uses:
-            rows[use.alias], _ = use.policy.serve_unavailable(entities.rows, why)
+        rows = {use.alias: use.serve_unavailable(entities, why) for use in self.uses}
         return self._joined(request, entities, rows), Served.REDIS_UNAVAILABLE
+
+    def statuses(self, entities: Entities, found: Sequence[bytes | None] | None, now_us: int) -> Matrix:
+        """(N, features) for what `join` served, or `join_without` where `found` is None."""
+        rows = entities.rows
+        parts = [
+            use.statuses(None if found is None else found[at * rows : (at + 1) * rows], entities, now_us)
+            for at, use in enumerate(self.uses)
+        ]
+        return np.hstack(parts) if parts else np.zeros((rows, 0), np.uint8)
 
     def _joined(self, request: ModelInferRequest, entities: Entities, rows: dict[str, Rows]) -> ModelInferRequest:
         """A copy with the ids replaced by tensors; raw if the request is, else typed, never a mix."""
@@ -139,63 +147,93 @@ class JoinPlan:
         joined.CopyFrom(request)  # with parameters, requested outputs and fields that nobody here knows
         raw = bool(request.raw_input_contents)
         for position in sorted(entities.positions, reverse=True):
-            if joined.inputs[position].name not in self.renamed:  # else the model takes the ids too
+            if not self.renamed or joined.inputs[position].name not in self.renamed:  # else the model takes it too
                 del joined.inputs[position]
                 if raw:
                     del joined.raw_input_contents[position]
         if self.renamed:
             for tensor in joined.inputs:
                 tensor.name = self.renamed.get(tensor.name, tensor.name)
-        tensors: dict[str, Array] = {name: columns.take(rows) for name, columns in self.looked_up.items()}
+        if entities.wants_statuses:
+            take_wish(joined)
+        if entities.overrides:
+            rows = self._overrides.written(rows, entities.overrides)
+        tensors: dict[str, Array] = {name: columns.take(rows) for name, columns in self._plain.items()}
+        if self._is_assembled:
+            tensors |= self._assembled(request, entities, rows)
+            tensors = {name: tensors[name] for name in self.looked_up}
         add_inputs(joined, tensors, raw=raw)
         return joined
 
-    def _read_ids(self, request: ModelInferRequest, name: str, position: int) -> list[bytes]:
-        tensor = request.inputs[position]
-        datatype = self.entities[name]
-        shape = list(tensor.shape)
-        if tensor.datatype != datatype or len(shape) not in (1, 2) or shape[1:] not in ([], [1]):
-            what = f"expected {datatype} [N] or [N, 1], got {quoted(tensor.datatype)} {shape[:16]}"
-            raise _wrong(request, name, what, "INPUT_DATATYPE" if tensor.datatype != datatype else "INPUT_SHAPE")
-        if shape[0] > self._max_entities:
-            raise ResourceExhausted(
-                f"model {quoted(request.model_name)}: input {quoted(name)}: {shape[0]} entities, at most "
-                f"{self._max_entities} are looked up for one request",
-                reason="TOO_MANY_ENTITIES",  # not `rejected`: the same call would fail again, everywhere
-            )
-        values = read_input(request, position).ravel().tolist()
-        if datatype == "INT64":
-            return [b"%d" % value for value in values]
-        ids: list[bytes] = values
-        for row, entity in enumerate(ids):
-            if not 0 < len(entity) <= MAX_ID_BYTES:
-                got = f"one of {len(entity)} bytes" if entity else "an empty one"
-                raise _wrong(
-                    request, name, f"row {row}: expected an id of 1 to {MAX_ID_BYTES} bytes, got {got}", "ENTITY_ID"
-                )
-        return ids
+    def _assembled(self, request: ModelInferRequest, entities: Entities, rows: dict[str, Rows]) -> dict[str, Array]:
+        given = Given(rows, entities.fields, {})
+        try:
+            if self._hook is not None:
+                given = given._replace(hooked=self._hook.made(given, entities.rows))
+            return {
+                name: each.take(given, entities.rows)
+                for name, each in self.looked_up.items()
+                if isinstance(each, Assembly)
+            }
+        except ColumnRefused as refused:
+            if refused.of_request:
+                text = f"model {quoted(request.model_name)}: {refused}"
+                raise InvalidRequest(text, reason="FEATURE_VALUE") from None
+            raise FailedPrecondition(str(refused), reason="FEATURE_VALUE") from None
+        except InvalidRequest as error:
+            text = f"model {quoted(request.model_name)}: {error.message}"
+            raise InvalidRequest(text, reason=error.reason) from None
+
+    def _read(self, request: ModelInferRequest, at: dict[str, int], overriding: list[int], tenant: str) -> Entities:
+        ids = {
+            name: read_ids(request, name, at[name], datatype, self._max_entities)
+            for name, datatype in self.entities.items()
+        }
+        fields: dict[str, Array] = {}
+        if ids:
+            first = next(iter(ids))
+            rows = len(ids[first])
+        else:
+            first = next((name for name in self.fields if name not in self._shared), next(iter(self.fields)))
+            fields[first] = read_field(request, first, at[first], self.fields[first], self._max_entities)
+            rows = len(fields[first])
+        self._check_rows(request, rows, first)
+        wants = wants_statuses(request) if request.parameters or request.outputs else False
+        positions = list(at.values())
+        if not (self.fields or self._composites or overriding):
+            return Entities(rows, positions, ids, wants_statuses=True) if wants else Entities(rows, positions, ids)
+        for name, of in self.fields.items():
+            if name not in fields:
+                shared = rows if name in self._shared else None
+                fields[name] = read_field(request, name, at[name], of, self._max_entities, rows=shared)
+        for use in self._composites:
+            parts = [ids[name] for name in use.inputs]
+            ids[use.entity] = [joined_ids(each) for each in zip(*parts, strict=True)]
+        overrides = self._overrides.read(request, overriding, rows, tenant) if overriding else {}
+        return Entities(rows, [*positions, *overriding], ids, fields, overrides, wants)
 
     def _check_rows(self, request: ModelInferRequest, rows: int, entity: str) -> None:
         """Every input has a row for each entity: a model that gets fewer may fail in a way that blames nobody."""
         for tensor in request.inputs:
             shape = tensor.shape
             if shape and shape[0] != rows and tensor.name not in self._shared:
+                if tensor.name.startswith(PREFIX):
+                    continue  # one row may stand for all of them
                 what = f"expected {rows} rows as in {quoted(entity)}, got {shape[0]}"
-                raise _wrong(request, tensor.name, what, "INPUT_ROWS")
+                raise wrong(request, tensor.name, what, "INPUT_ROWS")
+
+    def _is_the_models(self, at: dict[str, int], given: list[str], overriding: list[int]) -> bool:
+        return self.looked_up.keys() <= set(given) and not overriding and not at.keys() & self.entities.keys()
 
     def _wrong_inputs(self, request: ModelInferRequest, at: dict[str, int], given: list[str]) -> InvalidRequest:
         if given and at:
             what = f"is looked up by {quoted(next(iter(at)))}; send one of the two"
-            return _wrong(request, given[0], what, "INPUT_UNEXPECTED")
-        name = next(name for name in self.entities if name not in at)
+            return wrong(request, given[0], what, "INPUT_UNEXPECTED")
+        name = next(name for name in self._needed if name not in at)
         others = ", ".join(quoted(name) for name in self.looked_up)
-        what = f"missing: expected {self.entities[name]} [N, 1] with the ids to look up, or {others} in its place"
-        return _wrong(request, name, what, "INPUT_MISSING")
-
-
-def _wrong(request: ModelInferRequest, name: str, what: str, reason: str) -> InvalidRequest:
-    return InvalidRequest(f"model {quoted(request.model_name)}: input {quoted(name)}: {what}", reason=reason)
-
-
-def _named(observe: ObserveEntities, view: str) -> Callable[[str, int], None]:
-    return lambda found, count: observe(view, found, count)
+        if name in self.fields:
+            width = self.fields[name].type.width
+            what = f"missing: expected {self._needed[name]} [N, {width}], of which columns are made"
+        else:
+            what = f"missing: expected {self._needed[name]} [N, 1] with the ids to look up, or {others} in its place"
+        return wrong(request, name, what, "INPUT_MISSING")

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Callable, Sequence
-
-from redis.exceptions import RedisError
+from typing import Any
 
 from infermesh.deadline import Deadline
-from services.transformer.breaker import Breaker
 from services.transformer.config import RedisConfig
-from services.transformer.connections import Connections, Wait
 from services.transformer.metrics import FeatureMetrics
-from services.transformer.patience import Patience
+from services.transformer.redis.client import Client, make_client
+from services.transformer.redis.errors import Away, Late, Overloaded, Unanswered, Unfit
+from services.transformer.redis.request import Command
 
 __all__ = ["FeatureStore", "StoreUnavailable"]
-
-KEYS_PER_COMMAND = 1000  # Redis answers one command at a time: a longer one holds up the lookups of everybody else
 
 _log = logging.getLogger(__name__)
 
@@ -38,92 +36,93 @@ class FeatureStore:
         self,
         config: RedisConfig,
         metrics: FeatureMetrics,
-        connections: Connections | None = None,
+        client: Client | None = None,
         clock: Callable[[], float] = time.perf_counter,
+        draw: Callable[[], float] = random.random,
     ) -> None:
         self._config = config
         self._metrics = metrics
-        self._clock = clock
-        self._connections = connections or Connections(config)
-        self._breaker = Breaker(config.failures)
+        self._clock, self._draw = clock, draw
+        self._timeout, self._share = config.timeout, config.deadline_share
         self._was_up: bool | None = None
+        self._client = client or make_client(config, failed=self._failed)
 
     async def lookup(self, keys: Sequence[bytes], deadline: Deadline) -> list[bytes | None]:
         """What each key holds, None where nothing is there. A key that stands twice is asked for once."""
-        if self._breaker.is_open:
-            self._metrics.looked_up("refused", 0.0)
-            raise StoreUnavailable("Redis is away")
+        if not keys:
+            return []
         unique = dict.fromkeys(keys)
         asked = keys if len(unique) == len(keys) else list(unique)
-        remaining = deadline.remaining() * self._config.deadline_share
-        budget = min(self._config.timeout, remaining)
+        remaining = deadline.remaining() * self._share
+        budget = min(self._timeout, remaining)
+        counts = remaining >= self._timeout
+        self._refuse_late(budget)
         started = self._clock()
-        patience, wait = Patience(budget), Wait()
         try:
-            async with patience:
-                values = await self._values(asked, wait)
-        except TimeoutError:
-            # A caller in a hurry or with much to ask says nothing about the store: else one could open the breaker for all.
-            if remaining >= self._config.timeout and len(asked) <= KEYS_PER_COMMAND:
-                self._timed_out(patience, wait)
-            self._metrics.looked_up("timeout", self._clock() - started)
-            raise StoreUnavailable(f"no answer within {budget * 1000:.3g} ms") from None
-        except (RedisError, OSError) as error:
-            self._failed(str(error))
-            self._metrics.looked_up("error", self._clock() - started)
-            raise StoreUnavailable("Redis does not answer as it should") from None
-        self._breaker.succeeded()
+            values = await self._client.mget(asked, deadline_s=budget, counts=counts)
+        except Unanswered as error:
+            raise self._unavailable(error, budget, started) from None
         self._metrics.looked_up("ok", self._clock() - started)
         if asked is keys:
             return values
         by_key = dict(zip(asked, values, strict=True))
         return [by_key[key] for key in keys]
 
+    async def ask(self, commands: Sequence[Command], deadline: Deadline) -> list[Any]:
+        """The replies to commands that only read and name their key as their second word, such as HMGET; for layouts that are no
+        strings. An error of one command is a RedisReplyError in its place."""
+        if not commands:
+            return []
+        remaining = deadline.remaining() * self._share
+        budget = min(self._timeout, remaining)
+        self._refuse_late(budget)
+        started = self._clock()
+        try:
+            replies = await self._client.ask(*commands, deadline_s=budget, counts=remaining >= self._timeout)
+        except Unanswered as error:
+            raise self._unavailable(error, budget, started) from None
+        self._metrics.looked_up("ok", self._clock() - started)
+        return replies
+
     async def watch(self) -> None:
         """Ask the store now and then whether it is there, until cancelled."""
         while True:
             try:
                 await self.probe()
-            except Exception as error:  # without the watch an open breaker never closes
-                self._failed(repr(error))
+            except Exception:  # without the watch an open breaker never closes
                 _log.exception("asking whether Redis is there failed")
-            await asyncio.sleep(self._config.probe_every)
+            # Apart from each other: replicas that lost the store at the same time do not come back at the same time.
+            await asyncio.sleep(self._config.probe_every * (0.75 + self._draw() / 2))
 
     async def probe(self) -> bool:
         """Whether the store answers within the timeout of a lookup; the breaker and the metric follow."""
-        patience, wait = Patience(self._config.timeout), Wait()
-        try:
-            async with patience:
-                await self._connections.ask((b"PING",), wait=wait)
-        except TimeoutError:
-            self._timed_out(patience, wait)
-        except (RedisError, OSError) as error:
-            self._failed(str(error))
-        else:
-            self._breaker.succeeded()
+        answers = await self._client.probe()
+        if answers:
             self._tell(up=True)
-            return True
-        return False
+        return answers
 
     async def close(self) -> None:
-        await self._connections.close()
+        await self._client.close()
 
-    async def _values(self, keys: Sequence[bytes], wait: Wait) -> list[bytes | None]:
-        if not keys:
-            return []
-        parts = [keys[at : at + KEYS_PER_COMMAND] for at in range(0, len(keys), KEYS_PER_COMMAND)]
-        commands = ((b"MGET", *part) for part in parts)
-        replies: list[list[bytes | None]] = await self._connections.ask(*commands, wait=wait)
-        return replies[0] if len(replies) == 1 else [value for reply in replies for value in reply]
+    def _refuse_late(self, budget: float) -> None:
+        """Who has no time left would be answered in vain."""
+        if budget <= 0:
+            self._metrics.looked_up("timeout", 0.0)
+            raise StoreUnavailable("no answer within 0 ms")
 
-    def _timed_out(self, patience: Patience, wait: Wait) -> None:
-        """Count a timeout, unless the time went into a loop that was busy or into the queue for a connection."""
-        if not patience.stalled and wait.seconds < self._config.timeout / 2:
-            self._failed("no answer in time")
+    def _unavailable(self, error: Unanswered, budget: float, started: float) -> StoreUnavailable:
+        """What the policies are told, counted."""
+        if isinstance(error, Away | Overloaded):
+            self._metrics.looked_up("refused", 0.0)
+            return StoreUnavailable(str(error))
+        self._metrics.looked_up("timeout" if isinstance(error, Late) else "error", self._clock() - started)
+        if isinstance(error, Late):
+            return StoreUnavailable(f"no answer within {budget * 1000:.3g} ms")
+        why = f": {error}" if isinstance(error, Unfit) else ""  # what else it says may hold addresses
+        return StoreUnavailable(f"Redis does not answer as it should{why}")
 
     def _failed(self, why: str) -> None:
-        self._breaker.failed()
-        if self._breaker.is_open:
+        if not self._client.is_up:
             self._tell(up=False, why=why)
 
     def _tell(self, *, up: bool, why: str = "") -> None:

@@ -6,66 +6,154 @@ old a row may be. A *service* belongs to a model and says which columns of which
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator
-from typing import Literal
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
 
-from pydantic import Field, StrictBool, StrictFloat, StrictInt, field_validator, model_validator
+from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr, field_validator, model_validator
 
 from infermesh.config import Duration, Model
-from services.transformer.row import unfit
+from services.transformer.feature_service import (
+    NAME,
+    NOT_A_NAME,
+    FeatureService,
+    ModelInput,
+    Reference,
+    ViewUse,
+    refuse,
+    twice,
+)
+from services.transformer.layout.settings import LayoutSetting, PackedSetting
+from services.transformer.layout.stored import faults_of
+from services.transformer.layout.versions import PreviousSchemas
+from services.transformer.row import RowFormat
+from services.transformer.schema import Column as Stored
+from services.transformer.schema import unfit
+from services.transformer.transforms.types import Datatype
 
-__all__ = ["Entity", "Feature", "FeatureFile", "FeatureService", "FeatureView", "ModelInput", "ViewUse"]
+__all__ = [
+    "Entity",
+    "EntityKey",
+    "Feature",
+    "FeatureFile",
+    "FeatureService",
+    "FeatureView",
+    "ModelInput",
+    "SourceGroup",
+    "UsedView",
+    "ViewUse",
+]
 
-Datatype = Literal["FP32", "FP64", "INT64", "BOOL"]
-NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,127}")  # no dot and no colon: they part names in columns and keys
-ALL = "*"
-
-# What a column of one datatype may become in a model's input without losing what it says.
-CASTS: dict[str, tuple[str, ...]] = {
-    "BOOL": ("BOOL", "INT64", "FP32", "FP64"),
-    "INT64": ("INT64", "FP32", "FP64"),
-    "FP32": ("FP32", "FP64"),
-    "FP64": ("FP64", "FP32"),
-}
+Scalar = StrictBool | StrictInt | StrictFloat | StrictStr
+Default = Scalar | list[Scalar] | list[list[Scalar]]
 
 
-class Entity(Model):
-    """What a view is about: the input that carries its ids, and how they are written."""
+class EntityKey(Model):
+    """One id of an entity that has several."""
 
     name: str
-    """Name of the entity; also of the request's input that carries its ids, unless a feature service says otherwise."""
+    """Name of the key; also of the request's input that carries its ids, unless a feature service says otherwise."""
     type: Literal["string", "int"] = "string"
     """`string`: a BYTES input, ids are bytes and compared as such; `int`: an INT64 input."""
 
     @property
     def datatype(self) -> str:
-        """The datatype of an input that carries ids of this entity."""
+        """The datatype of an input that carries ids of this key."""
         return "BYTES" if self.type == "string" else "INT64"
 
 
-class Feature(Model):
+class Entity(Model):
+    """What a view is about, and the inputs that carry its ids: one, or with `keys` several, which name it together."""
+
+    name: str
+    """Name of the entity; also of the request's input that carries its ids, unless a feature service says otherwise."""
+    type: Literal["string", "int"] = "string"
+    """`string`: a BYTES input, ids are bytes and compared as such; `int`: an INT64 input."""
+    keys: list[EntityKey] = Field(default_factory=list, max_length=16)
+    """For an entity that takes several ids to name, such as a card at a shop: each of them, in the order of the stored key."""
+
+    @property
+    def parts(self) -> list[EntityKey]:
+        """The ids that name the entity."""
+        return self.keys or [EntityKey(name=self.name, type=self.type)]
+
+    @property
+    def datatype(self) -> str:
+        """The datatype of an input that carries ids of this entity, if it has one."""
+        return self.parts[0].datatype
+
+    @model_validator(mode="after")
+    def _whole(self) -> Entity:
+        faults = [f'entity: key "{name}": stands twice' for name in twice(key.name for key in self.keys)]
+        if self.keys and "type" in self.model_fields_set:
+            faults.append("entity: type: each of the keys has its own")
+        refuse(faults)
+        return self
+
+
+class PastFeature(Model):
+    """One column of an earlier schema."""
+
+    name: str
+    """Name of the feature."""
+    datatype: Datatype = "FP32"
+    """How its values were stored."""
+    shape: list[int] = Field(default_factory=list)
+    """Its shape, if it was a vector."""
+    group: str = ""
+    """Its source group, if it had one."""
+
+    @property
+    def stored(self) -> Stored:
+        """The column as rows hold it."""
+        return Stored(self.name, self.datatype, tuple(self.shape), self.group)
+
+    @field_validator("name")
+    @classmethod
+    def _named(cls, name: str) -> str:
+        if not NAME.fullmatch(name):
+            raise ValueError(NOT_A_NAME)
+        return name
+
+    @model_validator(mode="after")
+    def _storable(self) -> PastFeature:
+        self.stored.check()
+        return self
+
+
+class Feature(PastFeature):
     """One column of a view."""
 
     name: str
     """Name of the feature, and of its column in the CSV."""
     datatype: Datatype = "FP32"
     """How its values are stored."""
-    default: StrictBool | StrictInt | StrictFloat | None = None
+    shape: list[int] = Field(default_factory=list)
+    """Left out: one value; [k]: a vector of k; [m, k]: a matrix."""
+    group: str = ""
+    """Its source group, by which it has an event time; left out: that of the view."""
+    default: Default | None = None
     """What stands in where there is no value; needed under a policy `default`."""
     description: str = ""
     """For people."""
-
-    @field_validator("name")
-    @classmethod
-    def _named(cls, name: str) -> str:
-        return _name(name)
+    owner: str = ""
+    """Who answers for it; left out: who answers for the view."""
 
     @model_validator(mode="after")
     def _default_fits(self) -> Feature:
-        if self.default is not None and (problem := unfit(self.default, self.datatype)):
+        if self.default is not None and (problem := unfit(self.default, self.datatype, self.shape)):
             raise ValueError(f'feature "{self.name}": default: {problem}')
         return self
+
+
+class SourceGroup(Model):
+    """Features of a view that are computed together: each group of a row has an event time of its own."""
+
+    description: str = ""
+    """For people."""
+    owner: str = ""
+    """Who answers for it; left out: who answers for the view."""
+    max_age: Duration | None = None
+    """The age from which on its features are stale; left out: that of the view."""
 
 
 class FeatureView(Model):
@@ -73,11 +161,21 @@ class FeatureView(Model):
 
     description: str = ""
     """For people."""
+    owner: str = ""
+    """Who answers for it."""
     entity: Entity
     features: list[Feature] = Field(min_length=1, max_length=4096)
     """The columns of a row, in the order in which they are stored."""
+    groups: dict[str, SourceGroup] = Field(default_factory=dict)
+    """Source groups, by the names that features give."""
+    previous: list[list[PastFeature]] = Field(default_factory=list, max_length=16)
+    """Earlier schemas, whose rows are read too during a migration."""
+    layout: LayoutSetting = Field(default_factory=PackedSetting)
+    """How its rows lie in Redis."""
     max_age: Duration | None = None
     """A row whose event time is longer ago is stale; left out: no row ever is."""
+    ttl: Duration | None = Field(None, ge=0.001)
+    """How long after it was written a row goes from the store by itself; left out: never."""
     missing: Literal["default", "fail"] = "fail"
     """What answers for an entity without a row, with a row of another schema, or with a null."""
     stale: Literal["default", "fail", "serve"] = "fail"
@@ -88,69 +186,54 @@ class FeatureView(Model):
     """File name of the CSV that fills this view when a folder is loaded."""
 
     @property
-    def columns(self) -> list[tuple[str, str]]:
-        """Name and datatype of each feature: the schema of a stored row."""
-        return [(feature.name, feature.datatype) for feature in self.features]
+    def columns(self) -> list[Stored]:
+        """Name, datatype, shape and group of each feature: the schema of a stored row."""
+        return [feature.stored for feature in self.features]
+
+    @property
+    def max_ages(self) -> dict[str, float]:
+        """The groups that have a maximum age of their own, in seconds."""
+        return {name: group.max_age for name, group in self.groups.items() if group.max_age is not None}
+
+    @property
+    def past(self) -> list[list[Stored]]:
+        """The earlier schemas."""
+        return [[feature.stored for feature in schema] for schema in self.previous]
 
     @model_validator(mode="after")
     def _whole(self) -> FeatureView:
-        faults = [f'feature "{name}": stands twice' for name in _twice(feature.name for feature in self.features)]
+        faults = [f'feature "{name}": stands twice' for name in twice(feature.name for feature in self.features)]
         policies = [policy for policy in ("missing", "stale", "unavailable") if getattr(self, policy) == "default"]
         without = [feature.name for feature in self.features if feature.default is None]
         if policies and without:
             faults.append(f"{policies[0]}: default: every feature needs a default, none is given for {_some(without)}")
-        if "stale" in self.model_fields_set and self.max_age is None:
+        if "stale" in self.model_fields_set and self.max_age is None and not self.max_ages:
             faults.append("stale: says nothing without max_age")
-        _refuse(faults)
+        used = {feature.group for feature in self.features} - {""}
+        faults += [f'groups: no group "{name}", which a feature names' for name in sorted(used - self.groups.keys())]
+        faults += [f"groups.{name}: no feature is of it" for name in self.groups if name not in used]
+        if len({column.name for column in self.columns}) == len(self.columns):
+            faults += self._faults_of_rows()
+        refuse(faults)
         return self
 
-
-class ViewUse(Model):
-    """A view under a name of its own within one feature service, so that payer and payee may both be cards."""
-
-    view: str
-    """Name of the view."""
-    entity: str = ""
-    """The request's input that carries the ids; left out: the name of the view's entity."""
-
-
-class ModelInput(Model):
-    """Where one input of the model comes from: exactly one of the three is given."""
-
-    columns: list[str] | None = Field(None, min_length=1)
-    """Looked-up features, `view.feature` or `view.*`, side by side as one matrix [N, W]."""
-    feature: str | None = None
-    """One looked-up feature, `view.feature`, as a column [N, 1], or as [N] with `rank: 1`."""
-    request: str | None = None
-    """The request's input under this other name. Inputs that nothing is said about pass as they are."""
-    datatype: Datatype | None = None
-    """Datatype of the model's input; left out: that of the columns, which must then be one."""
-    rank: Literal[1, 2] = 2
-    """Dimensions of the model's input; 1 is for a single feature."""
-
-    @model_validator(mode="after")
-    def _one_source(self) -> ModelInput:
-        given = [name for name in ("columns", "feature", "request") if getattr(self, name) is not None]
-        faults = [] if len(given) == 1 else [f"expected one of columns, feature, request, got {given or 'none'}"]
-        if self.rank == 1 and self.feature is None:
-            faults.append("rank: 1 is for a single feature")
-        if self.request is not None and self.datatype is not None:
-            faults.append("datatype: a request's input passes with its own")
-        _refuse(faults)
-        return self
+    def _faults_of_rows(self) -> list[str]:
+        stored = RowFormat(self.columns)
+        entity = {key.name: key.type for key in self.entity.parts}
+        faults = faults_of(self.layout, stored, entity=entity, aged=self.max_age is not None or bool(self.max_ages))
+        try:
+            PreviousSchemas(stored, self.past)
+        except ValueError as error:
+            faults.append(str(error))
+        return faults
 
 
-class FeatureService(Model):
-    """How a request for one model, in all its versions, becomes the model's inputs."""
+class UsedView(NamedTuple):
+    """A view as a feature service reads it: its own name, and the request's inputs with the ids, in the order of the keys."""
 
-    description: str = ""
-    """For people."""
-    views: dict[str, ViewUse] = Field(default_factory=dict)
-    """Views that go by another name here; every other name in `inputs` is a view's own."""
-    inputs: dict[str, ModelInput] = Field(min_length=1)
-    """The model's inputs that are looked up or renamed, by their name in the model."""
-    shared: list[str] = Field(default_factory=list)
-    """Inputs of the request that do not have a row for each entity, such as a threshold."""
+    view: FeatureView
+    name: str
+    inputs: tuple[str, ...]
 
 
 class FeatureFile(Model):
@@ -163,108 +246,52 @@ class FeatureFile(Model):
 
     @model_validator(mode="after")
     def _whole(self) -> FeatureFile:
-        faults = [f"views: {_not_a_name(name)}" for name in self.views if not NAME.fullmatch(name)]
+        from services.transformer.service_faults import faults_of_service  # which looks at whole files
+
+        faults = [f'views: "{name}": {NOT_A_NAME}' for name in self.views if not NAME.fullmatch(name)]
         for model, service in self.services.items():
-            faults += [f"services.{model}.{fault}" for fault in self._faults_of(service)]
-        _refuse(faults)
+            faults += [f"services.{model}.{fault}" for fault in faults_of_service(self, service)]
+        refuse(faults)
         return self
 
-    def uses(self, service: FeatureService) -> dict[str, tuple[FeatureView, str, str]]:
-        """The views that a service reads, by their name in it: the view, its own name, the request's input with the ids."""
-        found = {}
-        for alias in dict.fromkeys(reference.partition(".")[0] for reference in _references(service)):
+    def view_of(self, service: FeatureService, alias: str) -> FeatureView | None:
+        """The view that goes by this name in a service; None if there is none."""
+        use = service.views.get(alias)
+        return self.views.get(use.view if use else alias)
+
+    def uses(self, service: FeatureService) -> dict[str, UsedView]:
+        """The views that a service reads, by their name in it."""
+        found: dict[str, UsedView] = {}
+        for _, reference in service.references():
+            alias = reference.of
+            if alias in found or not is_view(reference, service):
+                continue
             use = service.views.get(alias) or ViewUse(view=alias)
             view = self.views[use.view]
-            found[alias] = (view, use.view, use.entity or view.entity.name)
+            found[alias] = UsedView(view, use.view, _inputs(view.entity, use.entity))
         return found
 
-    def columns_of(self, service: FeatureService, source: ModelInput) -> list[tuple[str, Feature]]:
-        """The looked-up columns of an input in order, as (name of the view in the service, feature); none of a renamed input."""
-        columns: list[tuple[str, Feature]] = []
-        for reference in source.columns or ([source.feature] if source.feature else []):
-            alias, _, name = reference.partition(".")
-            view = self.views[service.views[alias].view if alias in service.views else alias]
-            columns += [(alias, feature) for feature in view.features if name in (ALL, feature.name)]
-        return columns
-
-    def _faults_of(self, service: FeatureService) -> Iterator[str]:
-        unknown = [
-            f'views.{alias}: no view "{use.view}"' for alias, use in service.views.items() if use.view not in self.views
-        ]
-        unknown += [
-            f"inputs.{name}: {fault}"
-            for name, source in service.inputs.items()
-            for fault in self._unknown_columns(service, source)
-        ]
-        yield from unknown
-        if unknown:
-            return  # what follows looks at the columns
-        for name, source in service.inputs.items():
-            datatypes = {feature.datatype for _, feature in self.columns_of(service, source)}
-            if source.datatype is None and len(datatypes) > 1:
-                yield f"inputs.{name}: datatype: needed, its columns are {', '.join(sorted(datatypes))}"
-            for datatype in sorted(datatypes):
-                if source.datatype is not None and source.datatype not in CASTS[datatype]:
-                    yield f"inputs.{name}: datatype: {datatype} columns can't become {source.datatype}"
-        yield from self._input_faults(service)
-
-    def _input_faults(self, service: FeatureService) -> Iterator[str]:
-        uses = self.uses(service)
-        if not uses:
-            yield "inputs: nothing is looked up; leave the service out"
-        for alias in service.views.keys() - uses.keys():
-            yield f"views.{alias}: no input uses it"
-        datatypes: dict[str, str] = {}
-        for alias, (view, _, entity) in uses.items():
-            if datatypes.setdefault(entity, view.entity.datatype) != view.entity.datatype:
-                yield f'views.{alias}: input "{entity}" can\'t carry ids of both kinds, string and int'
-            if (source := service.inputs.get(entity)) is not None and source.request != entity:
-                yield f'inputs.{entity}: is also the name of the input that carries the ids of view "{alias}"'
-        renamed = [source.request for source in service.inputs.values() if source.request is not None]
-        for name in _twice(renamed):
-            yield f'inputs: the request\'s "{name}" is named by more than one'
-
-    def _unknown_columns(self, service: FeatureService, source: ModelInput) -> Iterator[str]:
-        for reference in source.columns or ([source.feature] if source.feature is not None else []):
-            alias, dot, name = reference.partition(".")
-            use = service.views.get(alias)
-            view = self.views.get(use.view if use else alias)
-            if not dot:
-                yield f'"{reference}": expected view.feature{" or view.*" if source.columns else ""}'
-            elif view is None:
-                if use is None:  # else the fault is named at the use
-                    yield f'"{reference}": no view "{alias}"; there are {_some(sorted({*self.views, *service.views}))}'
-            elif name == ALL and source.feature is not None:
-                yield f'"{reference}": expected one feature; give several as columns'
-            elif name != ALL and name not in (feature.name for feature in view.features):
-                yield f'"{reference}": no such feature; the view has {_some([f.name for f in view.features])}'
+    def features_of(self, service: FeatureService, reference: Reference) -> list[Feature]:
+        """The features that `view.feature` or `view.*` names; none of a field or of what a hook returns."""
+        if not is_view(reference, service):
+            return []
+        view = self.view_of(service, reference.of)
+        return [feature for feature in view.features if reference.name in ("*", feature.name)] if view else []
 
 
-def _references(service: FeatureService) -> Iterator[str]:
-    for source in service.inputs.values():
-        yield from source.columns or ([source.feature] if source.feature else [])
+def is_view(reference: Reference, service: FeatureService) -> bool:
+    """Whether a reference is about a view, and not about a field of the request or the hook."""
+    if reference.of == "request":
+        return not service.request
+    return reference.of != "hook" or service.hook is None
 
 
-def _name(name: str) -> str:
-    if not NAME.fullmatch(name):
-        raise ValueError("expected letters, digits, _ and -, beginning with a letter or _")
-    return name
+def _inputs(entity: Entity, said: str | dict[str, str]) -> tuple[str, ...]:
+    if isinstance(said, str):
+        return (said,) if said else tuple(key.name for key in entity.parts)
+    return tuple(said.get(key.name, key.name) for key in entity.parts)
 
 
-def _not_a_name(name: str) -> str:
-    return f'"{name}": expected letters, digits, _ and -, beginning with a letter or _'
-
-
-def _twice(names: Iterable[str]) -> list[str]:
-    seen: set[str] = set()
-    return sorted({name for name in names if name in seen or seen.add(name)})  # type: ignore[func-returns-value]
-
-
-def _some(names: list[str], limit: int = 6) -> str:
+def _some(names: Iterable[str], limit: int = 6) -> str:
+    names = list(names)
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
-
-
-def _refuse(faults: list[str]) -> None:
-    """Raise a ValueError with every fault on a line of its own; without any, do nothing."""
-    if faults:
-        raise ValueError("\n  ".join(faults))

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from services.transformer.columns import Columns
 from services.transformer.row import RowFormat
+from services.transformer.schema import Column
 
 CARD = RowFormat([("a", "FP32"), ("b", "FP32"), ("n", "INT64"), ("c", "FP32"), ("flag", "BOOL")])
 SHOP = RowFormat([("x", "FP64"), ("y", "FP32")])
 FORMATS = {"card": CARD, "shop": SHOP}
 
 
-def rows(layout: RowFormat, *values: list[float | int | bool]) -> np.ndarray:
+def rows(layout: RowFormat, *values: list[Any]) -> np.ndarray:
     table = b"".join(layout.pack(each, 0) for each in values)
     return np.frombuffer(table, np.uint8).reshape(-1, layout.width)
 
@@ -71,3 +74,37 @@ def test_no_rows_make_an_empty_tensor() -> None:
 
     assert Columns([("card", "a"), ("shop", "x")], FORMATS, "FP32").take(empty).shape == (0, 2)
     assert Columns([("card", "a"), ("card", "b")], FORMATS, "FP32").take(empty).shape == (0, 2)
+
+
+USER = RowFormat([Column("e", "FP32", (2, 2)), Column("x", "FP32"), Column("n", "INT16", (3,)), Column("h", "FP16")])
+
+
+def test_a_feature_with_a_shape_keeps_it_as_an_input_of_its_own() -> None:
+    """A matrix or a vector of each entity becomes [N, *shape], without a copy."""
+    table = rows(USER, [[[1.0, 2.0], [3.0, 4.0]], 5.0, [6, 7, 8], 0.5], [[[0.0] * 2] * 2, 0.0, [9] * 3, 0.0])
+
+    matrix = Columns([("user", "e")], {"user": USER}, "FP32")
+    vector = Columns([("user", "n")], {"user": USER}, "INT16")
+
+    assert (matrix.take({"user": table}).tolist()[0], matrix.shape) == ([[1.0, 2.0], [3.0, 4.0]], (-1, 2, 2))
+    assert (vector.take({"user": table}).tolist(), vector.shape) == ([[6, 7, 8], [9, 9, 9]], (-1, 3))
+    assert np.shares_memory(matrix.take({"user": table}), table)
+
+
+def test_a_vector_beside_others_takes_as_many_columns_as_it_has_elements() -> None:
+    """Features with shapes stand in a matrix element by element, cast as the others are."""
+    table = rows(USER, [[[1.0, 2.0], [3.0, 4.0]], 5.0, [6, 7, 8], 0.5])
+    columns = Columns([("user", "n"), ("user", "e"), ("user", "x"), ("user", "h")], {"user": USER}, "FP32")
+
+    assert columns.take({"user": table}).tolist() == [[6.0, 7.0, 8.0, 1.0, 2.0, 3.0, 4.0, 5.0, 0.5]]
+    assert columns.shape == (-1, 9)
+
+
+def test_texts_and_numbers_are_not_one_tensor() -> None:
+    """A text beside a number, or as one, is refused when the columns are made."""
+    formats = {"v": RowFormat([("t", "BYTES"), ("x", "FP32")])}
+
+    with pytest.raises(ValueError, match="t, x: BYTES and numbers can't be one FP32"):
+        Columns([("v", "t"), ("v", "x")], formats, "FP32")
+    with pytest.raises(ValueError, match="can't be one BYTES"):
+        Columns([("v", "x")], formats, "BYTES")

@@ -16,9 +16,11 @@ import uvloop
 from infermesh.cli.valkey import Valkey
 from infermesh.deadline import NO_DEADLINE
 from services.transformer.config import RedisConfig
-from services.transformer.connections import Connections
 from services.transformer.metrics import FeatureMetrics
-from services.transformer.store import KEYS_PER_COMMAND, FeatureStore, StoreUnavailable
+from services.transformer.redis.client import make_client
+from services.transformer.redis.errors import Unanswered
+from services.transformer.redis.request import KEYS_PER_COMMAND
+from services.transformer.store import FeatureStore, StoreUnavailable
 
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER of 0 s: closing sends RST
 
@@ -32,11 +34,15 @@ class Relay:
         self.connect_s = 0.0
         self.answer_s = 0.0
         self.connections = 0
+        self.is_deaf = False
         self.url = ""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._clients.append(writer)
         self.connections += 1
+        if self.is_deaf:
+            writer.close()
+            return
         await asyncio.sleep(self.connect_s)
         upstream, to_upstream = await asyncio.open_connection("127.0.0.1", self._port)
         await asyncio.gather(self._pump(reader, to_upstream, slow=False), self._pump(upstream, writer, slow=True))
@@ -120,8 +126,8 @@ def test_the_watch_survives_a_reset(
     async def watched() -> None:
         async with relayed(valkey) as relay:
             config = config_of(relay, probe_every="10ms", failures=1, connections=1)
-            connections = Connections(config)
-            store = FeatureStore(config, feature_metrics, connections)
+            store = FeatureStore(config, feature_metrics)
+            client = store._client
             told: list[bool] = []
             monkeypatch.setattr(feature_metrics, "redis_up", told.append)
             watching = asyncio.ensure_future(store.watch())
@@ -129,15 +135,23 @@ def test_the_watch_survives_a_reset(
             for made in (2, 3):
                 relay.reset()
                 await until(lambda made=made: relay.connections >= made)  # type: ignore[misc]
-                assert await connections.ask((b"PING",)) == [b"PONG"]  # after the probe: there is but one connection
+                assert await client.ask((b"ECHO", b"a"), deadline_s=5) == [b"a"]
             assert told == [True]
 
-            async def broken(*commands: Any, wait: Any = None) -> list[Any]:
+            broken_off = 0
+
+            async def broken() -> bool:
+                nonlocal broken_off
+                broken_off += 1
                 raise RuntimeError("nobody expected it")
 
             with monkeypatch.context() as patch:
-                patch.setattr(connections, "ask", broken)
-                await until(lambda: told == [True, False])
+                patch.setattr(client, "probe", broken)
+                await until(lambda: broken_off > 1)
+            relay.is_deaf = True
+            relay.reset()
+            await until(lambda: told == [True, False])
+            relay.is_deaf = False
             await until(lambda: told == [True, False, True])
 
             assert not watching.done()
@@ -170,16 +184,13 @@ def test_a_connection_that_takes_longer_than_a_lookup_is_made_all_the_same(
     on_uvloop(lookups())
 
 
-def test_a_store_that_cannot_be_connected_to_is_away(
-    valkey: Valkey, feature_metrics: FeatureMetrics, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_store_that_cannot_be_connected_to_is_away(valkey: Valkey, feature_metrics: FeatureMetrics) -> None:
     """Lookups that wait for connections alone open the breaker, and a connection that never comes is given up."""
-    monkeypatch.setattr("services.transformer.connections.CONNECT_S", 0.2)
 
     async def lookups() -> None:
         async with relayed(valkey) as relay:
             relay.connect_s = 60
-            store = FeatureStore(config_of(relay, timeout="20ms", connections=1), feature_metrics)
+            store = FeatureStore(config_of(relay, timeout="20ms", connect_timeout="200ms"), feature_metrics)
             await until_away(store)
             relay.connect_s = 0.0
             async with asyncio.timeout(10):
@@ -225,7 +236,8 @@ def test_a_stall_of_the_loop_is_not_the_stores_failure(
             store = FeatureStore(config, feature_metrics)
             await asyncio.gather(*(store.lookup([b"a"], NO_DEADLINE) for _ in range(6)))
             started = [asyncio.ensure_future(store.lookup([b"a"], NO_DEADLINE)) for _ in range(6)]
-            await asyncio.sleep(0)
+            for _ in range(3):  # they begin, and are written
+                await asyncio.sleep(0)
             end = time.monotonic() + 0.1
             while time.monotonic() < end:
                 pass
@@ -242,10 +254,13 @@ def test_who_asks_for_much_opens_no_breaker_for_others(valkey: Valkey, feature_m
     async def lookups() -> None:
         async with relayed(valkey) as relay:
             store = FeatureStore(config_of(relay, timeout="100ms", failures=1), feature_metrics)
-            await store.lookup([b"a"], NO_DEADLINE)
+            many = [b"%d" % number for number in range(KEYS_PER_COMMAND + 1)]
+            await store.lookup(many, NO_DEADLINE)
+            lanes = store._client._node.lanes  # type: ignore[attr-defined]
+            await until(lambda: all(lane.connection is not None for lane in lanes))
             relay.answer_s = 0.5
             with pytest.raises(StoreUnavailable, match="no answer within"):
-                await store.lookup([b"%d" % number for number in range(KEYS_PER_COMMAND + 1)], NO_DEADLINE)
+                await store.lookup(many, NO_DEADLINE)
             relay.answer_s = 0.0
             await asyncio.sleep(0.05)
             assert await store.lookup([b"a"], NO_DEADLINE) == [None]
@@ -257,21 +272,22 @@ def test_who_asks_for_much_opens_no_breaker_for_others(valkey: Valkey, feature_m
     on_uvloop(lookups())
 
 
-def test_waiting_for_a_connection_is_not_the_stores_failure(valkey: Valkey, feature_metrics: FeatureMetrics) -> None:
-    """A lookup whose time went into the queue says nothing about Redis."""
+def test_waiting_behind_much_is_not_the_stores_failure(valkey: Valkey, feature_metrics: FeatureMetrics) -> None:
+    """A lookup whose time went into somebody's large one, on the one connection that there is, says nothing about Redis."""
 
     async def lookups() -> None:
         async with relayed(valkey) as relay:
-            connections = Connections(config_of(relay, connections=1))
-            store = FeatureStore(config_of(relay, timeout="100ms", failures=1), feature_metrics, connections)
+            config = config_of(relay, connections=1, timeout="100ms", failures=1)
+            store = FeatureStore(config, feature_metrics)
             await store.lookup([b"a"], NO_DEADLINE)
             relay.answer_s = 0.4
-            busy = asyncio.ensure_future(connections.ask((b"PING",)))
+            large = [b"%d" % number for number in range(KEYS_PER_COMMAND + 1)]
+            busy = asyncio.ensure_future(store._client.mget(large, deadline_s=5))
             await asyncio.sleep(0)
             with pytest.raises(StoreUnavailable, match="no answer within"):
                 await store.lookup([b"a"], NO_DEADLINE)
-            assert await busy == [b"PONG"]
             relay.answer_s = 0.0
+            assert len(await busy) == len(large)
 
             assert await store.lookup([b"a"], NO_DEADLINE) == [None]
             await store.close()
@@ -285,12 +301,12 @@ def test_closing_ends_what_is_being_made(valkey: Valkey) -> None:
     async def closing() -> None:
         async with relayed(valkey) as relay:
             relay.connect_s = 60
-            connections = Connections(config_of(relay))
-            asking = asyncio.ensure_future(connections.ask((b"PING",)))
+            client = make_client(config_of(relay))
+            asking = asyncio.ensure_future(client.mget([b"a"], deadline_s=60))
             await until(lambda: relay.connections == 1)
-            asking.cancel()
-            await asyncio.wait({asking})
-            await connections.close()
+            await client.close()
+            with pytest.raises(Unanswered, match="closed"):
+                await asking
             assert asyncio.all_tasks() - {asyncio.current_task()} == {
                 task for task in asyncio.all_tasks() if "Relay.serve" in repr(task)
             }

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,8 @@ from typer.testing import CliRunner, Result
 from infermesh.cli.failure import Failure
 from infermesh.cli.features import app
 from services.transformer.config import RedisConfig
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -106,3 +111,175 @@ def test_a_command_leaves_no_loop_behind(samples: Path, store: list[str]) -> Non
         assert run("get", "c-1", *views(samples), "--view", "card", *store).exit_code == 0
 
     assert asyncio.run(asyncio.sleep(0, True))
+
+
+def options(samples: Path, store: list[str]) -> list[str]:
+    return [*views(samples), *store]
+
+
+CARDS = "card_id,card_age_days,credit_limit,average_amount_30d,transactions_24h,declines_7d,distance_from_home_km,"
+CARDS += "foreign_share_90d,home_country_risk"
+
+
+def cards_of(file: Path, rows: int) -> Path:
+    file.write_text("\n".join([CARDS, *(f"c-{n},1,2,3,4,5,6,7,8" for n in range(rows))]))
+    return file
+
+
+def test_several_entities_are_shown_as_json(samples: Path, store: list[str]) -> None:
+    """The view may be the first word; each entity is an object with what is stored, its status, and what would be served."""
+    run("load", str(samples / "features" / "cards.csv"), *options(samples, store))
+
+    shown = run("get", "card", "c-0001", "c-9999", "--json", *options(samples, store))
+
+    there, missing = map(json.loads, shown.output.splitlines())
+    assert (there["entity"], there["status"]) == ("c-0001", "PRESENT")
+    assert there["features"]["credit_limit"]["stored"] == 4600.0
+    assert there["event_time"].endswith("Z")
+    assert (missing["status"], missing["event_time"]) == ("MISSING", None)
+    assert missing["features"]["credit_limit"] == {
+        "datatype": "FP32", "stored": None, "status": "MISSING", "served": "defaulted", "age_s": None,
+    }  # fmt: skip
+
+
+def test_a_dry_run_writes_nothing(samples: Path, store: list[str], tmp_path: Path) -> None:
+    """Every row is checked, and what would be refused is told with the same status; the store is not touched."""
+    file = cards_of(tmp_path / "cards.csv", 3)
+    file.write_text(file.read_text() + "\nc-bad,much,2,3,4,5,6,7,8")
+
+    checked = run("load", str(file), "--dry-run", *options(samples, store))
+
+    assert checked.exit_code == 1
+    assert "card: 3 of 4 rows fit; nothing was written" in checked.output
+    assert "refused: line 5" in checked.output
+    assert "c-0: missing" in run("get", "card", "c-0", *options(samples, store)).output
+
+
+def test_a_load_that_was_interrupted_goes_on(samples: Path, store: list[str], tmp_path: Path) -> None:
+    """After Ctrl-C the status is 130 and a hint says how to go on; `--resume` deals with the rest, and once only."""
+    file = cards_of(tmp_path / "cards.csv", 7000)
+    command = [sys.executable, "-c", INTERRUPTING, "load", str(file), *options(samples, store)]
+
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    again = run("load", str(file), *options(samples, store), "--dry-run")
+    resumed = run("load", str(file), "--resume", *options(samples, store))
+    anew = run("load", str(file), "--resume", *options(samples, store))
+
+    assert ended.returncode == 130, ended.stderr
+    assert "error: interrupted" in ended.stderr
+    assert "4,000 rows are dealt with; the same command with --resume goes on from there" in ended.stderr
+    assert "7,000 of 7,000 rows fit" in again.output
+    assert "card: 3,000 of 3,000 rows written" in resumed.output
+    assert "4,000 rows before them were dealt with by an earlier load" in resumed.output
+    assert "card: 7,000 of 7,000 rows written" in anew.output  # nothing is left of a load that came to its end
+    assert "present" in run("get", "card", "c-0", *options(samples, store)).output
+
+
+# A real SIGINT at a known row.
+INTERRUPTING = """
+import os, signal, sys
+from infermesh.cli import features_load
+from infermesh.cli.main import app
+tell = features_load._bar.tell
+def told(self, summary):
+    tell(self, summary)
+    if summary.rows == 4000:
+        os.kill(os.getpid(), signal.SIGINT)
+features_load._bar.tell = told
+sys.argv[1:1] = ["features"]
+app()
+"""
+
+
+def test_rows_may_have_a_time_to_live(samples: Path, store: list[str], tmp_path: Path) -> None:
+    """`--ttl` lets rows go by themselves."""
+    run("load", str(cards_of(tmp_path / "cards.csv", 3)), "--ttl", "30d", *options(samples, store))
+
+    shown = run("stats", "card", *options(samples, store))
+
+    assert "100% have a time to live" in shown.output
+
+
+def test_what_was_applied_is_listed_and_guarded(samples: Path, store: list[str], tmp_path: Path) -> None:
+    """`apply` shows changes and refuses those that leave rows unread; then `load` refuses a file of another schema."""
+    changed = tmp_path / "features.yaml"
+    text = (samples / "config" / "features.yaml").read_text()
+    changed.write_text(text.replace("name: credit_limit", "name: ceiling"))
+    original = str(samples / "config" / "features.yaml")
+
+    assert "nothing was applied to this store" in run("ls", *store).output
+    first = run("apply", original, *store)
+    again = run("apply", original, *store)
+    refused = run("apply", str(changed), *store)
+    dry = run("apply", str(changed), "--dry-run", "--force", *store)
+    listed = run("ls", *store)
+    loaded = run("load", str(cards_of(tmp_path / "c.csv", 2)), "--views", str(changed), "--view", "card", *store)
+    forced = run("apply", str(changed), "--force", *store)
+
+    assert re.search(r"new +view card", first.output)
+    assert "applied: 4 of 4 views and services" in first.output
+    assert "applied: 0 of 4 views and services" in again.output
+    assert "features.ceiling: added" in refused.output
+    assert isinstance(refused.exception, Failure)
+    assert "view:card would leave stored rows unread" in refused.exception.text
+    assert "would be applied: 1 of 4" in dry.output
+    assert re.search(r"card +8 +[0-9a-f]{8} +1 +~?0", listed.output)
+    assert isinstance(loaded.exception, Failure)
+    assert "the store was told of" in loaded.exception.text
+    assert "applied: 1 of 4" in forced.output
+    assert re.search(r"card +8 +[0-9a-f]{8} +2 ", run("ls", *store).output)
+
+
+def test_a_folder_is_applied_as_one(samples: Path, store: list[str], tmp_path: Path) -> None:
+    """All files that hold views and services are taken, others are left; a name in two files is refused."""
+    shown = run("apply", str(samples / "config"), *store)
+    for name in ("a.yaml", "b.yaml"):
+        (tmp_path / name).write_text((samples / "config" / "features.yaml").read_text())
+    twice = run("apply", str(tmp_path), *store)
+
+    assert "applied: 4 of 4" in shown.output
+    assert isinstance(twice.exception, Failure)
+    assert '"breast-cancer" stands in another file of the folder too' in twice.exception.text
+
+
+def test_rows_are_deleted_when_somebody_says_yes(samples: Path, store: list[str], tmp_path: Path) -> None:
+    """Without a yes nothing goes; entities go by name, all by request."""
+    run("load", str(cards_of(tmp_path / "cards.csv", 5)), *options(samples, store))
+
+    no = CliRunner().invoke(app, ["delete", "card", "--all", *options(samples, store)], input="n\n")
+    some = run("delete", "card", "c-1", "c-1", "c-none", "--yes", *options(samples, store))
+    both = run("delete", "card", "c-1", "--all", "--yes", *options(samples, store))
+    rest = run("delete", "card", "--all", "--yes", *options(samples, store))
+
+    assert isinstance(no.exception, Failure)
+    assert no.exception.text == "nothing was deleted"
+    assert "card: 1 of 2 rows deleted" in some.output
+    assert isinstance(both.exception, Failure)
+    assert "card: 4 rows deleted" in rest.output
+
+
+def test_a_reader_that_goes_away_is_no_fault(samples: Path, store: list[str]) -> None:
+    """`get --json | head -1` ends without a traceback."""
+    ids = [f"c-{n}" for n in range(3000)]
+    command = [
+        sys.executable,
+        "-m",
+        "infermesh.cli.main",
+        "features",
+        "get",
+        "card",
+        *ids,
+        "--json",
+        *options(samples, store),
+    ]
+
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        said = process.stderr.read().decode()
+        process.wait()
+
+    assert "Traceback" not in said
+    assert process.returncode == 1

@@ -324,7 +324,7 @@ async def test_rows_of_a_changed_view_are_not_read_by_guessing(
     await old.write([old.pack("a", [5.0, 6.0], 0)])
     file = file_of({"card": {**card, "features": card["features"][::-1]}}, inputs)
     plan = JoinPlan(
-        file, file.services["m"], prefix=redis_config.key_prefix, max_entities=10, observe=feature_metrics.entities
+        file, file.services["m"], prefix=redis_config.key_prefix, max_entities=10, tally=feature_metrics.tally
     )
     store, model = FeatureStore(redis_config, feature_metrics), recorder()
 

@@ -17,23 +17,31 @@ from infermesh.cli.valkey import Valkey
 from infermesh.deadline import NO_DEADLINE, Deadline
 from services.transformer.administration import administration
 from services.transformer.config import RedisConfig
-from services.transformer.connections import Connections, Wait
 from services.transformer.metrics import FeatureMetrics
-from services.transformer.store import KEYS_PER_COMMAND, FeatureStore, StoreUnavailable
+from services.transformer.redis.connection import Connection
+from services.transformer.redis.request import KEYS_PER_COMMAND, Request
+from services.transformer.store import FeatureStore, StoreUnavailable
 
 Counted = Callable[..., float]
 
 
-class Listened(Connections):
-    """Connections that keep what was asked, a list of commands for each round trip."""
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[Request]:
+    """Every request that goes out on a connection."""
+    requests: list[Request] = []
+    send = Connection.send
 
-    def __init__(self, config: RedisConfig) -> None:
-        super().__init__(config)
-        self.round_trips: list[list[list[Any]]] = []
+    def noted(connection: Connection, request: Request) -> None:
+        requests.append(request)
+        send(connection, request)
 
-    async def ask(self, *commands: Any, wait: Wait | None = None) -> list[Any]:
-        self.round_trips.append([list(command) for command in commands])
-        return await super().ask(*commands, wait=wait)
+    monkeypatch.setattr(Connection, "send", noted)
+    return requests
+
+
+def reads(requests: list[Request]) -> list[Request]:
+    """Without what is said to begin with."""
+    return [each for each in requests if each.is_mget]
 
 
 @pytest.fixture
@@ -53,8 +61,8 @@ async def store_of(feature_metrics: FeatureMetrics) -> AsyncIterator[Callable[..
     """Makes stores, and closes them."""
     made: list[FeatureStore] = []
 
-    def make(config: RedisConfig, connections: Connections | None = None) -> FeatureStore:
-        made.append(FeatureStore(config, feature_metrics, connections))
+    def make(config: RedisConfig) -> FeatureStore:
+        made.append(FeatureStore(config, feature_metrics))
         return made[-1]
 
     yield make
@@ -90,35 +98,31 @@ async def test_values_come_in_the_order_of_the_keys(
     assert values == [b"\x00\xff", None, b"1", b"\x00\xff"]
 
 
-async def test_a_key_is_asked_for_once(redis_config: RedisConfig, store_of: StoreOf) -> None:
+async def test_a_key_is_asked_for_once(redis_config: RedisConfig, store_of: StoreOf, sent: list[Request]) -> None:
     """Duplicates cost nothing in Redis."""
-    connections = Listened(redis_config)
+    await store_of(redis_config).lookup([b"d:a", b"d:b", b"d:a", b"d:a"], NO_DEADLINE)
 
-    await store_of(redis_config, connections).lookup([b"d:a", b"d:b", b"d:a", b"d:a"], NO_DEADLINE)
-
-    assert connections.round_trips == [[[b"MGET", b"d:a", b"d:b"]]]
+    assert [list(each.items) for each in reads(sent)] == [[b"d:a", b"d:b"]]
 
 
 async def test_ten_thousand_keys_are_one_round_trip(
-    redis_config: RedisConfig, client: Redis, store_of: StoreOf
+    redis_config: RedisConfig, client: Redis, store_of: StoreOf, sent: list[Request]
 ) -> None:
     """A large request is one round trip of commands that are each short enough not to hold up others."""
-    connections = Listened(redis_config)
     keys = [b"many:%d" % number for number in range(10_000)]
     await client.mset({key: key for key in keys[::2]})
 
-    values = await store_of(redis_config, connections).lookup(keys, NO_DEADLINE)
+    values = await store_of(redis_config).lookup(keys, NO_DEADLINE)
 
     assert values == [key if number % 2 == 0 else None for number, key in enumerate(keys)]
-    assert [len(commands) for commands in connections.round_trips] == [10_000 // KEYS_PER_COMMAND]
+    assert [each.count for each in reads(sent)] == [10_000 // KEYS_PER_COMMAND]
 
 
-async def test_no_keys_ask_nobody(redis_config: RedisConfig, store_of: StoreOf) -> None:
+async def test_no_keys_ask_nobody(redis_config: RedisConfig, store_of: StoreOf, sent: list[Request]) -> None:
     """A request for zero entities does not go to Redis."""
-    connections = Listened(redis_config)
-
-    assert await store_of(redis_config, connections).lookup([], NO_DEADLINE) == []
-    assert connections.round_trips == []
+    assert await store_of(redis_config).lookup([], NO_DEADLINE) == []
+    assert await store_of(redis_config).ask([], NO_DEADLINE) == []
+    assert sent == []
 
 
 async def test_a_key_of_another_type_holds_no_row(redis_config: RedisConfig, client: Redis, store_of: StoreOf) -> None:
@@ -140,7 +144,7 @@ async def test_many_lookups_share_few_connections(own_valkey: Valkey, store_of: 
     await client.aclose()
 
     assert answers == [[b"%d" % number] for number in range(50)]
-    assert len(clients) == 2
+    assert 1 <= len(clients) <= 2
 
 
 async def test_a_store_that_was_restarted_is_used_at_once(
@@ -148,7 +152,7 @@ async def test_a_store_that_was_restarted_is_used_at_once(
 ) -> None:
     """Connections that a restart has cut are replaced without a lookup noticing."""
     store = store_of(own_config)
-    await asyncio.gather(*(store.lookup([b"a"], NO_DEADLINE) for _ in range(4)))  # four connections are kept
+    await asyncio.gather(*(store.lookup([b"a"], NO_DEADLINE) for _ in range(4)))
 
     own_valkey.stop()
     own_valkey.start()
@@ -242,10 +246,8 @@ async def test_an_answer_that_comes_too_late_is_nobodys(own_valkey: Valkey, stor
     assert await store.lookup([b"mine"], NO_DEADLINE) == [b"mine"]
 
 
-async def test_who_leaves_while_waiting_for_a_connection_takes_none_along(
-    own_valkey: Valkey, store_of: StoreOf
-) -> None:
-    """A call that is cancelled in the queue for a connection leaves the others their turn."""
+async def test_who_leaves_takes_nobody_along(own_valkey: Valkey, store_of: StoreOf) -> None:
+    """A call that is cancelled while others wait for the same row, or on the same connection, leaves them theirs."""
     store = store_of(config_of(own_valkey, connections=1))
     await store.lookup([b"a"], NO_DEADLINE)
 

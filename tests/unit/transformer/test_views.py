@@ -41,11 +41,13 @@ def test_the_samples_agree(
     with (samples / "features" / table).open(newline="") as lines:
         header = next(csv.reader(lines))
     declared = [feature.name for feature in file.views[view].features]
-    looked_up = file.columns_of(file.services[model], file.services[model].inputs[tensor])
+    service = file.services[model]
+    (column,) = service.inputs[tensor].parts
+    looked_up = [f for reference in column.references for f in file.features_of(service, reference)]
 
     assert file.views[view].source == table
     assert [file.views[view].entity.name, *declared] == header
-    assert [feature.name for _, feature in looked_up] == declared
+    assert [feature.name for feature in looked_up] == declared
     for version in versions:
         session = onnxruntime.InferenceSession(str(samples / "models" / model / version / "model.onnx"))
         properties = session.get_modelmeta().custom_metadata_map
@@ -99,12 +101,12 @@ def test_every_fault_of_a_view_is_named(card: dict[str, Any]) -> None:
     ("feature", "words"),
     [
         ({"name": "a.b"}, "expected letters, digits, _ and -"),
-        ({"name": "a", "datatype": "BYTES"}, "Input should be 'FP32', 'FP64', 'INT64' or 'BOOL'"),
+        ({"name": "a", "datatype": "FLOAT"}, "Input should be 'BOOL', 'INT8', 'INT16'"),
         ({"name": "a", "datatype": "INT64", "default": 1.5}, 'feature "a": default: expected INT64, got 1.5'),
         ({"name": "a", "datatype": "FP32", "default": 1e39}, "out of its range"),
         ({"name": "a", "datatype": "FP32", "default": True}, "expected FP32, got True"),
         ({"name": "a", "datatype": "BOOL", "default": 1}, "expected BOOL, got 1"),
-        ({"name": "a", "default": "1"}, "Input should be a valid number"),
+        ({"name": "a", "default": "1"}, "expected FP32, got '1'"),
         ({"name": "a", "defautl": 1}, "Extra inputs are not permitted"),
     ],
 )

@@ -11,9 +11,13 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from services.transformer.row import RowFormat
+from infermesh.cli.valkey import Valkey
+from services.transformer.administration import administration
+from services.transformer.config import RedisConfig
+from services.transformer.row import NEVER, RowFormat
 from services.transformer.views import FeatureFile
-from services.transformer.writer import FeatureWriter
+from services.transformer.writer import FeatureWriter, NotWritten
+from services.transformer.writing.again import Again
 
 INPUTS = {"x": {"columns": ["card.*"]}}
 
@@ -92,6 +96,20 @@ async def test_rows_may_go_by_themselves(
     assert await client.pttl(row.key) == -1
 
 
+async def test_a_view_says_how_long_its_rows_stay(
+    client: Redis, writer_of: WriterOf, file_of: FileOf, card: dict[str, Any]
+) -> None:
+    """What is written without a time to live of its own has the view's; 0 is one too: for ever."""
+    file = file_of({"card": {**card, "ttl": "1m"}}, INPUTS)
+    by_view, for_ever = writer_of(file), writer_of(file, ttl_ms=0)
+
+    await by_view.write([row := by_view.pack("c-1", [1, 1], 1)])
+    assert 0 < await client.pttl(row.key) <= 60_000
+
+    await for_ever.write([row])
+    assert await client.pttl(row.key) == -1
+
+
 async def test_a_script_that_redis_forgot_is_loaded_again(client: Redis, writer: FeatureWriter) -> None:
     """A server that was restarted, and knows no script, is written to as before."""
     await writer.write([writer.pack("c-1", [1, 1], 1)])
@@ -119,3 +137,226 @@ async def test_an_entity_that_can_not_be_a_key_is_refused(writer: FeatureWriter,
     """Ids that a request could not ask for are not written either."""
     with pytest.raises(ValueError, match=words):
         writer.pack(entity, [1, 1], 0)
+
+
+def counting(outcomes: dict[str, int]) -> Callable[[str, int], None]:
+    def observe(outcome: str, rows: int) -> None:
+        outcomes[outcome] = outcomes.get(outcome, 0) + rows
+
+    return observe
+
+
+async def test_rows_are_written_by_the_batch(
+    client: Redis, writer_of: WriterOf, file_of: FileOf, card: dict[str, Any]
+) -> None:
+    """A batch goes as soon as it is full, though the first row could wait for ever; the rest goes when the writer is closed."""
+    outcomes: dict[str, int] = {}
+    written = asyncio.Event()
+
+    def observe(outcome: str, rows: int) -> None:
+        counting(outcomes)(outcome, rows)
+        written.set()
+
+    writer = writer_of(file_of({"card": card}, INPUTS), batch_rows=3, linger_s=3600, observe=observe)
+    async with writer:
+        for number in range(5):
+            await writer.put(f"c-{number}", {"limit": number, "declines": None}, 1)
+        await written.wait()
+        assert writer.waiting == 2
+
+    assert outcomes == {"written": 5}
+    assert await stored(client, writer, "c-4") == (1, (4.0, None))
+
+
+async def test_a_lone_row_does_not_wait_for_others(
+    client: Redis, writer_of: WriterOf, file_of: FileOf, card: dict[str, Any]
+) -> None:
+    """What waits is written after `linger_s`, however little it is."""
+    written = asyncio.Event()
+    file = file_of({"card": card}, INPUTS)
+
+    async with writer_of(file, linger_s=0.0, observe=lambda outcome, rows: written.set()) as writer:
+        await writer.put("c-1", [1, 1], 1)
+        await written.wait()
+
+        assert await stored(client, writer, "c-1") == (1, (1.0, 1.0))
+
+
+async def test_put_waits_while_the_queue_is_full(
+    client: Redis, writer_of: WriterOf, file_of: FileOf, card: dict[str, Any]
+) -> None:
+    """The queue is bounded: whoever puts more waits, and goes on as rows are written."""
+    writer = writer_of(file_of({"card": card}, INPUTS), batch_rows=2, max_waiting=4)
+    most = 0
+    async with writer:
+        for number in range(50):
+            await writer.put(f"c-{number}", [number, 0], 1)
+            most = max(most, writer.waiting)
+        await writer.flush()
+        assert writer.waiting == 0
+
+    assert most == 4
+    assert await stored(client, writer, "c-49") == (1, (49.0, 0.0))
+
+
+async def test_a_store_that_is_away_loses_no_row(file_of: FileOf, card: dict[str, Any]) -> None:
+    """Rows that can't be written stay in the queue, the next call says so, and `flush` writes them when the store is back."""
+    outcomes: dict[str, int] = {}
+    failed = asyncio.Event()
+
+    def observe(outcome: str, rows: int) -> None:
+        counting(outcomes)(outcome, rows)
+        if outcome == "failed":
+            failed.set()
+
+    with Valkey() as server:
+        client = administration(RedisConfig(url=server.url))
+        view = file_of({"card": card}, INPUTS).views["card"]
+        writer = FeatureWriter(client, "card", view, linger_s=0, again=Again(patience_s=0), observe=observe)
+        async with writer:
+            server.stop()
+            await writer.put("c-1", [1, 1], 1)
+            await failed.wait()
+            with pytest.raises(NotWritten, match="Redis does not answer"):
+                await writer.put("c-2", [2, 2], 1)
+            with pytest.raises(NotWritten, match="Redis does not answer"):
+                await writer.flush()
+            server.start()
+            await writer.flush()
+            await writer.put("c-2", [2, 2], 1)
+            await writer.flush()
+            assert await stored(client, writer, "c-1") == (1, (1.0, 1.0))
+            assert await stored(client, writer, "c-2") == (1, (2.0, 2.0))
+        await client.aclose()
+
+    assert outcomes["written"] == 2
+
+
+async def test_closing_says_what_is_lost(file_of: FileOf, card: dict[str, Any], unused_tcp_port: int) -> None:
+    """A writer that can't be emptied ends with the number of rows that are lost; nobody waits for ever."""
+    client = administration(RedisConfig(url=f"redis://127.0.0.1:{unused_tcp_port}"))
+    view = file_of({"card": card}, INPUTS).views["card"]
+    writer = FeatureWriter(client, "card", view, linger_s=3600, again=Again(patience_s=0))
+
+    with pytest.raises(NotWritten, match="2 rows of view card are lost"):
+        async with writer:
+            await writer.put("c-1", [1, 1], 1)
+            await writer.put("c-2", [1, 1], 1)
+    with pytest.raises(RuntimeError, match="the writer is closed"):
+        await writer.put("c-3", [1, 1], 1)
+
+
+async def test_a_key_of_another_type_does_not_hold_the_queue_up(
+    client: Redis, writer_of: WriterOf, file_of: FileOf, card: dict[str, Any]
+) -> None:
+    """A row that can never be written is counted as refused, and the rows round it are written."""
+    outcomes: dict[str, int] = {}
+    writer = writer_of(file_of({"card": card}, INPUTS), observe=counting(outcomes))
+    await client.hset(writer.key("c-1"), "a", "b")  # type: ignore[misc]  # redis-py's types know no asyncio here
+
+    async with writer:
+        for number in range(3):
+            await writer.put(f"c-{number}", [1, 1], 1)
+
+    assert outcomes == {"written": 2, "refused": 1}
+
+
+async def test_a_mapping_has_every_feature_and_no_other(
+    writer_of: WriterOf, file_of: FileOf, card: dict[str, Any]
+) -> None:
+    """A feature that is missing or unknown is refused when it is put, not when the batch is written."""
+    async with writer_of(file_of({"card": card}, INPUTS)) as writer:
+        with pytest.raises(ValueError, match='"declines" is missing; give None for a null'):
+            await writer.put("c-1", {"limit": 1.0}, 1)
+        with pytest.raises(ValueError, match='"more" is no feature of the view'):
+            await writer.put("c-1", {"limit": 1.0, "declines": 1, "more": 2}, 1)
+        with pytest.raises(ValueError, match='feature "limit": expected FP32'):
+            await writer.put("c-1", {"limit": "much", "declines": 1}, 1)
+        assert writer.waiting == 0
+
+
+async def test_an_entity_may_have_several_ids(client: Redis, writer_of: WriterOf, file_of: FileOf) -> None:
+    """They are joined so that no two entities share a key, and each is of its own type."""
+    view = {
+        "entity": {"name": "use", "keys": [{"name": "card"}, {"name": "shop", "type": "int"}]},
+        "features": [{"name": "n"}],
+    }
+    writer = writer_of(file_of({"card": view}, INPUTS | {"x": {"columns": ["card.n"]}}))
+
+    await writer.write([writer.pack(("a:b", 7), [1.0], 1)])
+
+    assert await client.get(writer.key(("a:b", 7)))
+    assert writer.key(("a:b", 7)).endswith(b":a%3Ab:7")
+    with pytest.raises(ValueError, match="expected 2 ids, got 1"):
+        writer.key("a:b:7")
+    with pytest.raises(ValueError, match="ids are of type int"):
+        writer.key(("a", "7"))
+
+
+GROUPED = {
+    "entity": {"name": "id"},
+    "groups": {"fast": {}, "slow": {}},
+    "features": [{"name": "a", "group": "fast"}, {"name": "b", "group": "slow"}],
+}
+
+
+async def test_of_each_group_the_newest_stays(client: Redis, writer_of: WriterOf, file_of: FileOf) -> None:
+    """Two sources write their own features of one row: neither takes the other's back, and an old one changes nothing."""
+    writer = writer_of(file_of({"card": GROUPED}, {"x": {"columns": ["card.*"]}}))
+
+    assert await writer.write([writer.pack("c", [1.0, None], (10, NEVER))]) == (1, 0)
+    assert await writer.write([writer.pack("c", [None, 2.0], (NEVER, 5))]) == (1, 0)
+    assert await writer.write([writer.pack("c", [9.0, None], (9, NEVER))]) == (0, 1)
+    assert await writer.write(
+        [writer.pack("c", [3.0, None], (11, NEVER)), writer.pack("c", [None, 4.0], (NEVER, 6))]
+    ) == (2, 0)
+
+    row = await client.get(writer.key("c"))
+    assert writer.format.unpack(row).values == (3.0, 4.0)
+    assert writer.format.event_times(row) == (11, 6)
+
+
+async def test_writers_of_groups_at_the_same_time_lose_nothing(
+    writer_of: WriterOf, file_of: FileOf, client: Redis
+) -> None:
+    """Twenty writers merge into one row at once: of each group the newest is what remains."""
+    writer = writer_of(file_of({"card": GROUPED}, {"x": {"columns": ["card.*"]}}))
+    rows = [writer.pack("c", [float(t), None], (t, NEVER)) for t in range(1, 11)]
+    rows += [writer.pack("c", [None, float(t)], (NEVER, t)) for t in range(1, 11)]
+    random.Random(7).shuffle(rows)
+
+    await asyncio.gather(*(writer.write([row]) for row in rows))
+
+    assert writer.format.unpack(await client.get(writer.key("c"))).values == (10.0, 10.0)
+
+
+async def test_a_view_that_others_write_has_no_writer(
+    writer_of: WriterOf, file_of: FileOf, card: dict[str, Any]
+) -> None:
+    """Rows of another layout are read, and never written by us."""
+    hashes = {**card, "layout": {"kind": "hash", "event_time": "at"}}
+
+    with pytest.raises(ValueError, match="its rows are of layout hash, and others write them"):
+        writer_of(file_of({"card": hashes}, INPUTS))
+
+
+async def test_what_nobody_foresaw_is_told_too(
+    writer_of: WriterOf, file_of: FileOf, card: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error that is no answer of Redis reaches who puts: nobody waits for a writer that has died."""
+    failed = asyncio.Event()
+
+    async def broken(rows: Any) -> Any:
+        failed.set()
+        raise KeyError("defect")
+
+    writer = writer_of(file_of({"card": card}, INPUTS), linger_s=0)
+    async with writer:
+        with monkeypatch.context() as patched:
+            patched.setattr(writer, "write", broken)
+            await writer.put("c-1", [1, 1], 1)
+            await failed.wait()
+            with pytest.raises(NotWritten, match=r"unexpected: KeyError\('defect'\)"):
+                for number in range(20_000):  # past the bound of the queue, where a put waits
+                    await writer.put(f"c-{number}", [1, 1], 1)
+        await writer.flush()

@@ -1,0 +1,138 @@
+"""Rows that other layouts hold as the fields of a Redis hash, one field a feature: made into packed rows of the view.
+
+So policies, tensors and caches know one kind of row. A batch is taken column by column; whatever a batch can't be (a value that
+does not fit, say) is told row by row, since one bad row must not harm its neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from infermesh.errors import quoted
+from infermesh.tensors import DATATYPES, Array
+from services.transformer.row import NEVER, RowFormat, UnreadableRow
+from services.transformer.schema import TEXT, Column, Value
+
+__all__ = ["Codec", "Fields"]
+
+
+class Codec(Protocol):
+    """How the fields of a layout are written."""
+
+    def is_null(self, raw: bytes) -> bool:
+        """Whether a field says that there is no value."""
+        ...
+
+    def value(self, raw: bytes, column: Column) -> Value:
+        """The value of a field. Raises ValueError for what the feature can't hold."""
+        ...
+
+    def values(self, raws: Sequence[bytes | None], datatype: str) -> tuple[Array, Array | None]:
+        """Scalars at once, and which of them are null (None: none is); may raise anything where `value` would, or one is odd."""
+        ...
+
+    def event_time_us(self, raw: bytes) -> int:
+        """The event time that a field holds. Raises ValueError for what is none."""
+        ...
+
+
+class Fields:
+    """Reads what HMGET answers for each entity: the fields of all features in the order of the view, then the event time's.
+
+    `event_time` is that field's name; without one, nobody knows how old a row is, and its event time is NEVER.
+    """
+
+    def __init__(self, layout: RowFormat, codec: Codec, event_time: str) -> None:
+        self._layout = layout
+        self._codec = codec
+        self._event_time = event_time
+        self._features = len(layout.schema)
+        self._count = self._features + bool(event_time)
+        plain = len(layout.groups) == 1 and not any(c.shape or c.datatype == TEXT for c in layout.schema)
+        self._runs = _runs(layout) if plain else []
+        self._mark = np.frombuffer(layout.mark, np.uint8)
+
+    def decode(self, replies: Sequence[Any]) -> list[bytes | None]:
+        """A packed row for each reply; None where there is no field, and an UnreadableRow where one does not fit."""
+        rows: list[bytes | None] = [None] * len(replies)
+        there = []
+        for at, reply in enumerate(replies):
+            if not isinstance(reply, list):
+                rows[at] = _unreadable(reply)
+            elif reply.count(None) != self._count:
+                there.append(at)
+        if there and self._runs:
+            try:
+                packed = self._table([replies[at] for at in there])
+            except (ValueError, OverflowError, KeyError, IndexError, TypeError):
+                pass  # one of them does not fit: which one is told below
+            else:
+                for at, row in zip(there, packed, strict=True):
+                    rows[at] = row
+                return rows
+        for at in there:
+            rows[at] = self._row(replies[at])
+        return rows
+
+    def _row(self, reply: Sequence[bytes | None]) -> bytes:
+        values: list[Value] = []
+        try:
+            time_us = self._time_us(reply)
+        except ValueError as error:
+            return UnreadableRow(f"event time: {error}")
+        for raw, column in zip(reply, self._layout.schema, strict=False):
+            try:
+                values.append(None if raw is None or self._codec.is_null(raw) else self._codec.value(raw, column))
+            except ValueError as error:
+                return UnreadableRow(f"feature {quoted(column.name)}: {error}")
+        return self._layout.pack_fitting(values, time_us)
+
+    def _time_us(self, reply: Sequence[bytes | None]) -> int:
+        if not self._event_time:
+            return NEVER
+        raw = reply[-1]
+        if raw is None:
+            raise ValueError(f"no field {quoted(self._event_time)}")
+        return self._codec.event_time_us(raw)
+
+    def _table(self, replies: Sequence[Sequence[bytes | None]]) -> list[bytes]:
+        """Rows without texts and shapes, all at once; raises where one of them is no row."""
+        layout, count = self._layout, len(replies)
+        table = np.zeros((count, layout.width), np.uint8)
+        nulls = np.zeros((count, self._features), np.bool_)
+        for first, last, stored, datatype in self._runs:
+            raws = [raw for reply in replies for raw in reply[first:last]]
+            values, null = self._codec.values(raws, datatype)
+            dtype = DATATYPES[datatype].dtype
+            table[:, stored] = values.astype(dtype, copy=False).reshape(count, -1).view(np.uint8)
+            if null is not None:
+                nulls[:, first:last] = null.reshape(count, -1)
+        group = layout.groups[0]
+        table[:, : len(self._mark)] = self._mark
+        times = np.array([self._time_us(reply) for reply in replies], "<i8")
+        table[:, group.event_time] = times.reshape(count, 1).view(np.uint8)
+        table[:, group.bitmap] = np.packbits(nulls, axis=1, bitorder="little")
+        flat, width = table.tobytes(), layout.width
+        return [flat[at : at + width] for at in range(0, len(flat), width)]
+
+
+def _runs(layout: RowFormat) -> list[tuple[int, int, slice, str]]:
+    """Neighbours of one datatype: columns from, to; their bytes; the datatype."""
+    runs: list[tuple[int, int, slice, str]] = []
+    for position, (column, stored) in enumerate(zip(layout.schema, layout.slices, strict=True)):
+        if runs and runs[-1][3] == column.datatype:
+            first, _, before, _ = runs.pop()
+            runs.append((first, position + 1, slice(before.start, stored.stop), column.datatype))
+        else:
+            runs.append((position, position + 1, stored, column.datatype))
+    return runs
+
+
+def _unreadable(reply: object) -> bytes:
+    """What is no hash is a foreign row; any other error is one of the store, and not this row's."""
+    if isinstance(reply, Exception) and not str(reply).startswith("WRONGTYPE"):
+        raise reply
+    return UnreadableRow("the key holds no hash")
