@@ -26,9 +26,12 @@ from infermesh.cli.launch import Launched
 from infermesh.cli.processes import samples_folder
 from infermesh.cli.promises import check_shadows, check_split, check_sum
 from infermesh.cli.scrape import scrape
+from infermesh.cli.shadow import shadow_reports
+from infermesh.cli.shadow_words import state_of
 from infermesh.cli.split import Promise, read_promise
 from infermesh.cli.store import look_up
 from infermesh.cli.values import names_in
+from infermesh.errors import NotFound, Unimplemented
 from infermesh.names import EXPLAINER_SUFFIX
 from infermesh.parameters import VARIANT
 from infermesh.protocol.open_inference_pb2 import ModelInferResponse
@@ -41,6 +44,7 @@ DEMO_KEY = "infermesh-demo-key"  # of the samples' keys.yaml; nothing but sample
 FRAUD, IRIS, CANCER = "fraud-detector", "iris", "breast-cancer"
 CALLS = 200
 SHOWN_FEATURES = 3
+SHOWN_FINDINGS = 3
 STICKY_CALLS = 20
 SHADOW_WAIT_S = 3.0  # for copies that are still under way
 SHADOW_PAUSE_S = 0.2
@@ -65,7 +69,7 @@ def tour(running: Launched, key: str, out: Console) -> None:
             raise Failure(f"the tour asks the sample models, and {', '.join(missing)} can't answer")
         _models(running, caller, out)
         _split(running, caller, out)
-        _shadow(running, out)
+        _shadow(running, caller, out)
         _explanation(running, caller, out)
 
 
@@ -187,7 +191,7 @@ def _cards() -> list[str]:
 # ---- the shadow
 
 
-def _shadow(running: Launched, out: Console) -> None:
+def _shadow(running: Launched, caller: OutsideCaller, out: Console) -> None:
     promise = read_promise(running.config / "routes.yaml", FRAUD)
     if not promise.shadows:
         return
@@ -195,6 +199,23 @@ def _shadow(running: Launched, out: Console) -> None:
     out.print(_title(f"what the shadow saw of these {calls} calls"))
     out.print(shadow_table(promise, calls, counts))
     check_shadows(promise, calls, counts)
+    _comparison(caller, out)
+
+
+def _comparison(caller: OutsideCaller, out: Console) -> None:
+    """What the gateway says of the answers; nothing where it does not compare."""
+    try:
+        reports = shadow_reports(caller, FRAUD).reports
+    except (NotFound, Unimplemented):
+        return
+    report = max(reports, key=lambda each: each.pairs)
+    state = state_of(report)
+    out.print(
+        Text.assemble("  ", (f"{report.shadow} beside {report.variant}", "bold"), ": ", (state.word, state.style))
+    )
+    for finding in report.verdict.findings[:SHOWN_FINDINGS]:
+        out.print(Text.assemble(("  ● ", state.style), finding.text))
+    out.print(Text(f"  all of it, with plots: infermesh shadow report {FRAUD} --html report.html", "bright_black"))
 
 
 def _shadow_counts(running: Launched, names: list[str]) -> tuple[int, dict[str, dict[str, int]]]:

@@ -1,0 +1,281 @@
+"""The gateway's end of a worker: frames go out and nobody waits for them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import socket
+import struct
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, cast
+
+from infermesh.errors import DeadlineExceeded, Internal, Unavailable
+from services.gateway.worker.frames import ANSWER, ASK, FAULT, TICK, FrameReader, head_of
+
+__all__ = ["PAUSE_S", "Feed", "Observe"]
+
+FD = "INFERMESH_WORKER_FD"  # names the worker's end of the socket
+HANG_S = 30.0  # without a word from it while it runs
+LOOK_S = 1.0
+PAUSE_S, LONGEST_PAUSE_S = 0.2, 10.0  # before a worker that ended is started again; doubled each time
+STEADY_S = 60.0  # a worker that ran so long had a good start
+CLOSE_S = 10.0  # for it to take what it was sent, and to save; it may still be starting
+
+Observe = Callable[[str, int], None]  # sent | dropped | lost, and how many
+
+_ID = struct.Struct("<Q")
+_log = logging.getLogger(__name__)
+
+
+def _ignore(outcome: str, count: int) -> None:
+    """Count nothing."""
+
+
+def _no_greeting() -> Iterable[tuple[int, bytes]]:
+    return ()
+
+
+class Feed:
+    """Hands frames to `python -m <module> <arguments>`, which calls `work`.
+
+    What has not gone out is bounded by `max_bytes`: past it, and while there is no process, frames are `dropped`. A process that
+    ends is started again, later each time; one that says nothing for `hang_s` is killed first. Frames that it had been sent and
+    did not say to have taken are `lost`. `counters` is what it told last (`Worker.tick`), kept over its restarts until it tells
+    anew. `environment` is added to ours. `greeting` gives the frames that each process is sent first.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        module: str,
+        arguments: Sequence[str] = (),
+        *,
+        max_bytes: int = 64 << 20,
+        observe: Observe = _ignore,
+        environment: Mapping[str, str] | None = None,
+        greeting: Callable[[], Iterable[tuple[int, bytes]]] = _no_greeting,
+        hang_s: float = HANG_S,
+        pause_s: float = PAUSE_S,
+    ) -> None:
+        self.name = name
+        self.counters: dict[str, float] = {}
+        self.restarts = 0
+        self._command = (sys.executable, "-m", module, *arguments)
+        self._environment = {**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}
+        self._max_bytes = max_bytes
+        self._observe = observe
+        self._greeting = greeting
+        self._hang_s = hang_s
+        self._pause_s = pause_s
+        self._process: asyncio.subprocess.Process | None = None
+        self._link: _Link | None = None
+        self._asked: dict[int, asyncio.Future[bytes]] = {}
+        self._turn = 0
+        self._running: asyncio.Task[None] | None = None
+        self._closing = False
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process that runs now."""
+        return self._process.pid if self._process is not None else None
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What has not gone out."""
+        return self._link.waiting_bytes if self._link is not None else 0
+
+    async def start(self) -> None:
+        """Start the process; return when it is there to be sent to, which does not mean that it has begun to take."""
+        await self._spawn()
+        self._running = asyncio.create_task(self._keep_running(), name=f"worker {self.name}")
+
+    def offer(self, kind: int, *parts: bytes) -> bool:
+        """Hand over a frame, now or never; false: it was dropped, and counted. `kind` is below 252."""
+        link = self._link
+        if link is None or link.lost or link.waiting_bytes > self._max_bytes:
+            self._observe("dropped", 1)
+            return False
+        link.send(kind, parts)
+        self._observe("sent", 1)
+        return True
+
+    async def ask(self, data: bytes, timeout_s: float = 5.0) -> bytes:
+        """Its answer, after all that was offered before. Raises Unavailable, DeadlineExceeded, or Internal when it could not."""
+        link = self._link
+        if link is None:
+            raise self._away()
+        self._turn += 1
+        turn = self._turn
+        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._asked[turn] = answer
+        link.send(ASK, (_ID.pack(turn), data))
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await answer
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"{self.name}: no answer within {timeout_s:g} s", reason="WORKER_SLOW", hop=self.name
+            ) from None
+        finally:
+            self._asked.pop(turn, None)
+
+    async def close(self) -> None:
+        """Let it take what it was sent and end; killed when that takes longer than `CLOSE_S`."""
+        self._closing = True
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.wait({self._running})
+        if self._process is None:
+            return
+        if self._link is not None:
+            self._link.end()
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await self._process.wait()
+        except TimeoutError:
+            _log.warning("%s did not end within %g s and is killed", self.name, CLOSE_S)
+            await self._kill()
+        self._gone()
+
+    # ---- inside
+
+    async def _spawn(self) -> None:
+        ours, theirs = socket.socketpair()
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                *self._command,
+                env={**self._environment, FD: str(theirs.fileno())},
+                pass_fds=[theirs.fileno()],
+                stdin=asyncio.subprocess.DEVNULL,
+            )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        ours.setblocking(False)
+        try:
+            loop = asyncio.get_running_loop()
+            _, self._link = await loop.create_unix_connection(lambda: _Link(self._received), sock=ours)
+        except BaseException:
+            ours.close()  # which ends it
+            raise
+        for kind, data in self._greeting():
+            self._link.send(kind, (data,))
+
+    async def _keep_running(self) -> None:
+        pause_s = self._pause_s
+        while True:
+            began = time.monotonic()
+            await self._ended()
+            if time.monotonic() - began > STEADY_S:
+                pause_s = self._pause_s
+            await asyncio.sleep(pause_s)
+            pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
+            try:
+                await self._spawn()
+                self.restarts += 1
+            except OSError as error:  # no memory, no more processes: it may pass
+                _log.error("%s can't be started: %s", self.name, error)
+
+    async def _ended(self) -> None:
+        """Return when the present process has ended; kill one that hangs."""
+        process, link = self._process, self._link
+        if process is None or link is None:
+            return
+        waiting = asyncio.ensure_future(process.wait())
+        try:
+            while not waiting.done():
+                await asyncio.wait({waiting}, timeout=min(LOOK_S, self._hang_s / 2))
+                if not waiting.done() and (link.lost or time.monotonic() - link.heard_at > self._hang_s):
+                    _log.error("%s %s; it is killed", self.name, "hung up" if link.lost else "hangs")
+                    await self._kill()
+        finally:
+            waiting.cancel()
+        _log.error("%s ended with status %s; it is started again", self.name, process.returncode)
+        self._gone()
+
+    async def _kill(self) -> None:
+        process = self._process
+        if process is not None and process.returncode is None:
+            process.kill()
+            await process.wait()
+
+    def _gone(self) -> None:
+        """The process has ended: what it did not take is lost, and nobody is answered any more."""
+        link, self._link, self._process = self._link, None, None
+        if link is not None:
+            if link.sent > link.taken:
+                self._observe("lost", link.sent - link.taken)
+            link.close()
+        for answer in self._asked.values():
+            if not answer.done():
+                answer.set_exception(self._away())
+
+    def _away(self) -> Unavailable:
+        return Unavailable(f"{self.name} is not running", reason="WORKER_AWAY", hop=self.name)
+
+    def _received(self, link: _Link, kind: int, parts: tuple[bytes, ...]) -> None:
+        if kind == TICK:
+            link.taken = _ID.unpack(parts[0])[0]
+            self.counters = json.loads(parts[1])
+        elif kind in (ANSWER, FAULT):
+            answer = self._asked.get(_ID.unpack(parts[0])[0])
+            if answer is None or answer.done():
+                return
+            if kind == ANSWER:
+                answer.set_result(parts[1])
+            else:
+                answer.set_exception(Internal(f"{self.name}: could not answer", reason="WORKER_FAULT", hop=self.name))
+
+
+class _Link(asyncio.Protocol):
+    """The socket to one process."""
+
+    def __init__(self, received: Callable[[_Link, int, tuple[bytes, ...]], None]) -> None:
+        self.sent = 0
+        self.taken = 0
+        self.lost = False
+        self.heard_at = time.monotonic()
+        self._received = received
+        self._reader = FrameReader()
+        self._transport: asyncio.Transport | None = None
+
+    @property
+    def waiting_bytes(self) -> int:
+        return self._transport.get_write_buffer_size() if self._transport is not None else 0
+
+    def send(self, kind: int, parts: tuple[bytes, ...]) -> None:
+        if self._transport is None or self.lost:
+            return
+        if kind < TICK:
+            self.sent += 1
+        self._transport.write(b"".join((head_of(kind, parts), *parts)))
+
+    def end(self) -> None:
+        """Nothing more is sent; what was is."""
+        if self._transport is not None and not self.lost:
+            self._transport.write_eof()
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self.heard_at = time.monotonic()
+        for kind, parts in self._reader.read(data):
+            self._received(self, kind, parts)
+
+    def eof_received(self) -> bool:
+        self.lost = True
+        return True
+
+    def connection_lost(self, error: Any) -> None:
+        self.lost = True

@@ -1,0 +1,163 @@
+"""The gateway's end of a worker, with a real process at the other end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections import Counter
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from infermesh.errors import DeadlineExceeded, Internal, Unavailable
+from services.gateway.worker import Feed
+
+ROOT = Path(__file__).parents[4]
+WRITE, DIE, HANG, FAIL = 1, 2, 3, 4
+
+
+@asynccontextmanager
+async def feeding(file: Path, **options):
+    """A feed with an echo worker that writes to a file, and what was counted."""
+    counts: Counter[str] = Counter()
+    feed = Feed(
+        "echo",
+        "tests.unit.gateway.worker.echo_worker",
+        [str(file)],
+        observe=lambda outcome, count: counts.update({outcome: count}),
+        environment={"PYTHONPATH": str(ROOT)},
+        **{"pause_s": 0.01, **options},
+    )
+    await feed.start()
+    try:
+        yield feed, counts
+    finally:
+        await feed.close()
+
+
+async def until(condition) -> None:
+    """Return when it holds."""
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def test_frames_arrive_in_order_and_whole(tmp_path):
+    """Frames of no, one and several parts, one of them of 3 MB; all are taken before the process ends."""
+    big = b"x" * 3_000_000
+
+    async with feeding(tmp_path / "out") as (feed, counts):
+        for number in range(200):
+            assert feed.offer(WRITE, str(number).encode())
+        feed.offer(WRITE)
+        feed.offer(WRITE, b"a", b"", b"c")
+        feed.offer(WRITE, big)
+
+    lines = (tmp_path / "out").read_bytes().splitlines()
+    assert lines == [str(number).encode() for number in range(200)] + [b"", b"a||c", big, b"closed"]
+    assert counts == {"sent": 203}
+
+
+async def test_it_answers_after_what_was_offered(tmp_path):
+    """What is asked is answered in its turn, several at once; a fault of the worker's is INTERNAL and harms nothing else."""
+    async with feeding(tmp_path / "out") as (feed, _):
+        feed.offer(WRITE, b"before")
+        assert await asyncio.gather(feed.ask(b"abc"), feed.ask(b"12")) == [b"cba", b"21"]
+        assert (tmp_path / "out").read_bytes() == b"before\n"
+
+        with pytest.raises(Internal, match="echo: could not answer"):
+            await feed.ask(b"fail")
+
+        assert await feed.ask(b"again") == b"niaga"
+
+
+async def test_a_frame_that_fails_is_one_frame(tmp_path):
+    """What `take` raises is logged by the process, and the next frame is taken."""
+    async with feeding(tmp_path / "out") as (feed, _):
+        feed.offer(FAIL)
+        feed.offer(WRITE, b"next")
+        await feed.ask(b"")
+        await until(lambda: feed.counters == {"taken": 2.0})
+
+    assert (tmp_path / "out").read_bytes().splitlines() == [b"next", b"closed"]
+
+
+async def test_a_killed_worker_is_started_again(tmp_path):
+    """What it had been sent is counted as lost, whoever waits hears of it, and the next one takes what comes then."""
+    async with feeding(tmp_path / "out") as (feed, counts):
+        pid = feed.pid
+        await feed.ask(b"")
+        feed.offer(DIE)
+        feed.offer(WRITE, b"lost")
+        with pytest.raises(Unavailable, match="echo is not running"):
+            await feed.ask(b"")
+
+        await until(lambda: feed.restarts == 1)
+        assert feed.pid != pid
+        assert await feed.ask(b"ab") == b"ba"
+        feed.offer(WRITE, b"after")
+
+    assert counts["lost"] == 2
+    assert (tmp_path / "out").read_bytes().splitlines() == [b"after", b"closed"]
+
+
+async def test_a_worker_that_hangs_is_killed(tmp_path):
+    """Nobody waits for it longer than they said, what is offered is bounded, and a new one takes its place."""
+    async with feeding(tmp_path / "out", hang_s=1.0, max_bytes=100_000) as (feed, counts):
+        await feed.ask(b"")
+        feed.offer(HANG)
+        with pytest.raises(DeadlineExceeded, match="echo: no answer within"):
+            await feed.ask(b"", timeout_s=0.01)
+        while feed.offer(WRITE, b"x" * 10_000):
+            pass
+        assert feed.waiting_bytes < 120_000
+        assert counts["dropped"] == 1
+
+        await until(lambda: feed.restarts == 1)
+        assert await feed.ask(b"ab", timeout_s=20) == b"ba"
+
+    assert counts["lost"] > 1
+
+
+async def test_without_a_process_frames_are_dropped(tmp_path):
+    """While the next one is awaited, and after the end, what is offered is dropped and counted."""
+    async with feeding(tmp_path / "out", pause_s=3600.0) as (feed, counts):
+        await feed.ask(b"")
+        os.kill(feed.pid, signal.SIGKILL)
+        await until(lambda: feed.pid is None)
+
+        assert not feed.offer(WRITE, b"")
+
+    assert not feed.offer(WRITE, b"")
+    assert counts == {"dropped": 2}
+
+
+async def test_it_ends_when_the_gateway_is_gone(tmp_path):
+    """Without a goodbye, as when the gateway was killed: the process closes what it has, and does not stay behind."""
+    async with feeding(tmp_path / "out", pause_s=3600.0) as (feed, _):
+        await feed.ask(b"")
+        pid = feed.pid
+        feed._link.close()
+
+        await until(lambda: feed.pid is None)
+
+    assert (tmp_path / "out").read_bytes() == b"closed\n"
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_signals(tmp_path, number):
+    """SIGTERM ends it when it has taken what was sent; SIGINT, which a Ctrl-C sends to all, is the gateway's to act on."""
+    async with feeding(tmp_path / "out", pause_s=3600.0) as (feed, _):
+        await feed.ask(b"")
+        feed.offer(WRITE, b"sent")
+        os.kill(feed.pid, number)
+        if number is signal.SIGTERM:
+            await until(lambda: feed.pid is None)
+        else:
+            assert await feed.ask(b"ab") == b"ba"
+
+    assert (tmp_path / "out").read_bytes().splitlines() == [b"sent", b"closed"]
