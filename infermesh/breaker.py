@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from enum import Enum, auto
 
 from infermesh.errors import DeadlineExceeded, ForeignStatus, Internal, MeshError, ResourceExhausted, Unavailable
 
-__all__ = ["Breaker", "BreakerLimits", "is_broken", "is_neutral"]
+__all__ = ["ALL", "Breaker", "BreakerLimits", "Verdict", "judged"]
 
 OF_THE_INPUT = "MODEL_FAILED"  # the reason of a run that failed on one input: it says nothing about the next
+GARBAGE = "BACKEND_GARBAGE"  # an answer that is none
 SLOTS = 10  # of the window: what is older than a window goes by a tenth of it at a time
+STEP = 1.1  # of the usual time, with each answer: 25 answers follow a tenfold change, and one that is odd moves nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +35,12 @@ class Breaker:
     """A circuit breaker with two signals: failures in a row, and the share of successes in a window.
 
     Closed, it counts. Open, it waits: `due` becomes true after the backoff (exponential, with jitter), and whoever keeps it asks
-    a real health check then, telling `half_open` or `still_broken`. Half-open, the one call that is its trial decides. What calls
-    that were sent before it opened say later is not heard. `changed` is told `opened`, `half_opened` and `closed`.
+    a real health check then, telling `half_open` or `still_broken`. Half-open, a call that is its trial decides. What calls
+    that were sent before it opened say later is not heard, nor trials of an earlier `period`: each tells the one that it began
+    in. `changed` is told `opened`, `half_opened` and `closed`.
+
+    `usual_s` is about half of what answers take, so that no call is held against what was asked that had less: a frugal median
+    (Ma, Muthukrishnan and Sandler, "Frugal Streaming for Estimating Quantiles", 2013), in steps of a tenth.
 
     Envoy's outlier detection and resilience4j have the two signals; gRFC A50 has the exponential ejection time.
     """
@@ -51,6 +58,9 @@ class Breaker:
         self.is_half_open = False
         self.retry_at = 0.0
         """When it is due, while it is open."""
+        self.period = 0
+        """Which time it is half-open; 0: it never was."""
+        self.usual_s = 0.0
         self._changed = changed
         self._clock = clock
         self._draw = draw
@@ -63,28 +73,44 @@ class Breaker:
         self._openings = 0  # without a time of health in between
         self._closed_at = clock()
 
-    def success(self, *, trial: bool = False) -> None:
-        """A call was answered."""
+    @property
+    def patience_s(self) -> float:
+        """How long a call must have had for its silence to count."""
+        return max(self.limits.patience_s, self.usual_s)
+
+    def took(self, seconds: float) -> None:
+        """So long an answer took."""
+        usual_s = self.usual_s
+        if not usual_s:
+            self.usual_s = seconds
+        elif seconds > usual_s:
+            self.usual_s = min(seconds, usual_s * STEP)
+        else:
+            self.usual_s = max(seconds, usual_s / STEP)
+
+    def success(self, *, trial: int = 0) -> None:
+        """A call was answered; `trial` is the period that it is a trial of, 0: it is none."""
         if self.is_closed:
             self._in_a_row = 0
             slot = int(self._clock() * self._slots_per_s)
             if slot != self._slot:
                 self._turn(slot)
             self._good += 1
-        elif trial and self.is_half_open:
+        elif trial and trial == self.period and self.is_half_open:
             self._close()
 
-    def failure(self, *, trial: bool = False) -> None:
-        """A call failed in a way that speaks against what was asked."""
+    def failure(self, *, trial: int = 0, in_a_row: bool = True) -> None:
+        """A call failed in a way that speaks against what was asked; not `in_a_row`: it counts in the window's ratio alone, and
+        ends a row, since something did answer."""
         if self.is_closed:
-            self._in_a_row += 1
+            self._in_a_row = self._in_a_row + 1 if in_a_row else 0
             slot = int(self._clock() * self._slots_per_s)
             if slot != self._slot:
                 self._turn(slot)
             self._bad += 1
             if self._in_a_row >= self.limits.failures or self._ratio_is_low():
                 self._open()
-        elif trial and self.is_half_open:
+        elif trial and trial == self.period and self.is_half_open:
             self._open()
 
     def now(self) -> float:
@@ -99,6 +125,7 @@ class Breaker:
         """The health check was passed: one call may try."""
         if not self.is_closed and not self.is_half_open:
             self.is_half_open = True
+            self.period += 1
             self._changed("half_opened")
 
     def still_broken(self) -> None:
@@ -141,22 +168,36 @@ class Breaker:
         return f"Breaker({'closed' if self.is_closed else 'half-open' if self.is_half_open else 'open'})"
 
 
-def is_broken(error: MeshError, *, had_s: float, patience_s: float, silent: bool) -> bool:
-    """Whether a failed call speaks against what was asked, rather than against the call.
+class Verdict(Enum):
+    """What a failed call says about what was asked."""
 
-    Away, a defect, and no answer in time, but not a run of a model that failed on its input. No answer in time counts only when
-    the call had `patience_s` or more, and when what was asked was `silent`, so answered nobody else meanwhile: callers with short
-    deadlines must not take a model from all others.
+    BROKEN = auto()  # away, silent, or no sense in its answer: both signals count it
+    DEFECT = auto()  # a server answered that it failed, perhaps on this input alone: the ratio counts it
+    NEUTRAL = auto()  # nothing: too busy, too slow for this call, or a run that failed on its input
+    ANSWER = auto()  # it is well: the caller's fault, and the like
+
+
+ALL = frozenset({"unavailable", "deadline", "internal"})
+
+
+def judged(
+    error: MeshError, *, had_s: float, patience_s: float, silent: bool, counts: Collection[str] = ALL
+) -> Verdict:
+    """What a failed call says about what was asked, rather than about the call.
+
+    No answer in time counts only when the call had `patience_s` or more, and when what was asked was `silent`, so answered nobody
+    else meanwhile: callers with short deadlines must not take a model from all others. INTERNAL of a server counts in the ratio
+    alone: one caller's input that a server of another maker fails on must not take the model from all others either, and who
+    gets INTERNAL loses no time by it. (Envoy's outlier detection separates its gateway failures, 502 to 504, from all 5xx.)
+    `counts` are the kinds that are counted at all.
     """
     if error.reason == OF_THE_INPUT:
-        return False
+        return Verdict.NEUTRAL
     if isinstance(error, DeadlineExceeded):
-        return silent and had_s >= patience_s and not error.rejected
-    return isinstance(error, Unavailable | Internal) or (
-        isinstance(error, ForeignStatus) and error.code in ("UNKNOWN", "DATA_LOSS")
-    )
-
-
-def is_neutral(error: MeshError) -> bool:
-    """Whether a failure that does not speak against what was asked does not speak for it either: it was too busy, or too slow."""
-    return error.reason == OF_THE_INPUT or isinstance(error, ResourceExhausted | DeadlineExceeded | ForeignStatus)
+        is_long = silent and had_s >= patience_s and not error.rejected
+        return Verdict.BROKEN if is_long and "deadline" in counts else Verdict.NEUTRAL
+    if isinstance(error, Unavailable) or error.reason == GARBAGE:
+        return Verdict.BROKEN if "unavailable" in counts else Verdict.NEUTRAL
+    if isinstance(error, Internal) or (isinstance(error, ForeignStatus) and error.code in ("UNKNOWN", "DATA_LOSS")):
+        return Verdict.DEFECT if "internal" in counts else Verdict.NEUTRAL
+    return Verdict.NEUTRAL if isinstance(error, ResourceExhausted | ForeignStatus) else Verdict.ANSWER

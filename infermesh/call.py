@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from infermesh.deadline import NO_DEADLINE, Deadline
+from infermesh.journal import Journal
 
 __all__ = ["ANONYMOUS", "Call", "Caller"]
 
@@ -35,6 +36,9 @@ class Call:
     `identities` are the names in the certificate of whoever is on the other side of the connection: `uri:…`, `dns:…`, `cn:…`.
     `tried` are the addresses where earlier attempts failed, which are asked last.
     `gateways` is how many of them it has come through, so that one that goes in circles can be refused.
+    `trailing` is what filters tell the caller beside the answer: keys in lower case, values in printable ASCII. None: nobody is
+    told, here or on other hops. The outermost filter that wants a key runs first and has it: look before you write.
+    `journal` is what an audit is told of the call; None: there is none. A shadow copy has none either: it is nobody's call.
     `caller` is filled by the service's authentication, which takes what the caller may not wish for out of `metadata`; everything
     else changes only in a copy made by `derive`.
     """
@@ -51,6 +55,8 @@ class Call:
     identities: tuple[str, ...] = ()
     tried: tuple[str, ...] = ()
     gateways: int = 0
+    trailing: dict[str, str] | None = field(default=None, repr=False)
+    journal: Journal | None = field(default=None, repr=False)
 
     def derive(
         self,
@@ -78,4 +84,6 @@ class Call:
             self.identities,
             self.tried if tried is None else tried,
             self.gateways,
+            None if shadow else self.trailing,  # nobody reads what is told beside a copy's answer
+            None if shadow else self.journal,
         )

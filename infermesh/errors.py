@@ -19,6 +19,7 @@ Codes are the names of `google.rpc.Code`; only `transport/status.py` knows what 
 from __future__ import annotations
 
 import json
+import re
 from typing import ClassVar, NamedTuple
 
 __all__ = [
@@ -40,6 +41,8 @@ __all__ = [
 
 MAX_MESSAGE_BYTES = 1024  # a longer status text overflows the client's metadata limit and arrives as RESOURCE_EXHAUSTED
 
+_API_KEY = re.compile(r"imk_[\w-]+")  # by which the gateway's keys begin
+
 
 class Quota(NamedTuple):
     """The limit that a refused call is past (`google.rpc.QuotaFailure`, and `x-ratelimit-*` in the metadata)."""
@@ -59,15 +62,17 @@ class MeshError(Exception):
 
     `message` says what was wrong, where, and what would be right; it is cut at 1 KiB. `reason` is a stable word for programs
     (`google.rpc.ErrorInfo.reason`). `rejected` is true when no work was started, so that asking another replica is safe.
-    `hop` names the service that failed; empty: this one. `retry_after_s` is the pushback in seconds, None: none. `quota` is the
-    limit that a ResourceExhausted is about, where it is about one. `endpoint` is the address that was asked from here, for
-    whoever tries again elsewhere, and `variant` the one that was picked, for whoever counts; they do not travel.
+    `hop` names the service that failed; empty: this one. `retry_after_s` is the pushback in seconds, None: none, infinite: never
+    again. `quota` is the limit that a ResourceExhausted is about, where it is about one. `endpoint` is the address that was asked
+    from here, for whoever tries again elsewhere, and `elsewhere` whether there is another one that is ready and was not tried;
+    `variant` is the one that was picked, for whoever counts. These three do not travel.
     """
 
     code: ClassVar[str] = "INTERNAL"
     default_reason: ClassVar[str] = "INTERNAL"
     quota: Quota | None = None
     endpoint: str = ""
+    elsewhere: bool = False
     variant: str = ""
 
     def __init__(
@@ -152,9 +157,14 @@ class ForeignStatus(MeshError):
 
 
 def quoted(text: str | bytes, limit: int = 64) -> str:
-    """What a caller sent, in double quotes, escaped and cut to `limit` characters: safe in a log line and in a status text."""
+    """What a caller sent, in double quotes, escaped and cut to `limit` characters: safe in a log line and in a status text.
+
+    An API key that was sent as something else, the name of a model say, is masked.
+    """
     if isinstance(text, bytes):
         text = text[: limit + 1].decode("utf-8", "backslashreplace")
+    if "imk_" in text:
+        text = _API_KEY.sub("imk_…", text)
     return json.dumps(text if len(text) <= limit else text[:limit] + "…", ensure_ascii=True)
 
 

@@ -8,29 +8,36 @@ from infermesh.errors import InvalidRequest, quoted
 from infermesh.protocol.open_inference_pb2 import InferParameter, ModelInferRequest
 
 __all__ = [
+    "BY_FALLBACK",
     "FALLBACK",
     "FEATURES",
     "GENERATION",
     "MODEL",
     "PICKED_BY",
     "PRIORITY",
+    "SEQUENCE",
     "TIMEOUT",
     "VARIANT",
     "check_parameters",
+    "is_of_sequence",
     "priority_of",
     "unsigned",
 ]
 
 TIMEOUT = "timeout"
 PRIORITY = "priority"
+SEQUENCE = "sequence_id"
 
 # What the mesh adds to a response; callers must not rely on any other `infermesh_` key.
 MODEL = "infermesh_model"
 VARIANT = "infermesh_variant"
 FALLBACK = "infermesh_fallback"
+BY_FALLBACK = "fallback"  # stands for a variant where none of the route's answered
 GENERATION = "infermesh_generation"  # of the route table; this and the next for who asks by x-infermesh-debug alone
 PICKED_BY = "infermesh_picked_by"  # weight | sticky | rule <name> | version | header
 FEATURES = "infermesh_features"  # present | stale | defaulted | redis_unavailable: the worst row that was looked up
+# The transformer's own: `infermesh_feature_status` asks for the status of each feature, `infermesh_feature_overrides` tells which
+# were overridden.
 
 
 def check_parameters(request: ModelInferRequest) -> None:
@@ -51,6 +58,15 @@ def check_parameters(request: ModelInferRequest) -> None:
 def priority_of(request: ModelInferRequest) -> int:
     """The request's priority, 1 the highest; 0: it names none. Raises InvalidRequest as `unsigned` does."""
     return unsigned(request, PRIORITY) if PRIORITY in request.parameters else 0
+
+
+def is_of_sequence(request: ModelInferRequest) -> bool:
+    """Whether the request is one of a sequence, for which the model keeps state; 0 and the empty text are none, as in Triton."""
+    if SEQUENCE not in request.parameters:  # a look-up by index would add it to the caller's message
+        return False
+    parameter = request.parameters[SEQUENCE]
+    kind = parameter.WhichOneof("parameter_choice")
+    return kind is not None and bool(getattr(parameter, kind))
 
 
 def unsigned(request: ModelInferRequest, name: str) -> int:

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,9 +47,10 @@ class Telemetry:
 Build = Callable[[C, Telemetry], AbstractAsyncContextManager[Stack]]
 
 
-def run(name: str, kind: type[C], build: Build[C], *, inside_mesh: bool = True) -> None:
+def run(name: str, kind: type[C], build: Build[C], *, inside_mesh: bool = True, tools: Sequence[str] = ()) -> None:
     """The main function of a service: read the configuration, serve until SIGTERM or SIGINT, exit.
 
+    `tools` are the full names of RPCs beside OIP that the service may offer (`Stack.tools`).
     Exit status: 0 after a drain, 1 when the service could not be built, 2 for a bad configuration, 3 for a port that is taken.
     """
     parser = argparse.ArgumentParser(
@@ -71,7 +72,7 @@ def run(name: str, kind: type[C], build: Build[C], *, inside_mesh: bool = True) 
         runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
     status = 0
     try:
-        runner.run(serve(name, config, build, inside_mesh=inside_mesh, when_built=settle_garbage))
+        runner.run(serve(name, config, build, inside_mesh=inside_mesh, when_built=settle_garbage, tools=tools))
     except PortTaken as error:
         status = _line(f"{name}: {error}", EXIT_PORT)
     except ConfigError as error:  # files that only a service which starts needs, such as certificates
@@ -99,6 +100,7 @@ async def serve(
     inside_mesh: bool = True,
     stop: asyncio.Event | None = None,
     when_built: Callable[[], None] = lambda: None,
+    tools: Sequence[str] = (),
 ) -> None:
     """Serve until a signal comes (or `stop` is set), then drain. Raises what `build` raises, and PortTaken.
 
@@ -111,7 +113,9 @@ async def serve(
     _on_signals(stop)
     metrics, tracing = Metrics(name), Tracing(name, config.telemetry)
     observe_tls = metrics.certificates("server")
-    server = Server(name, config.server, inside_mesh=inside_mesh, refused=metrics.refused, observe_tls=observe_tls)
+    server = Server(
+        name, config.server, inside_mesh=inside_mesh, refused=metrics.refused, observe_tls=observe_tls, tools=tools
+    )
     telemetry_server = TelemetryServer(
         config.server.host, config.server.http_port, metrics.registry, lambda: server.is_ready
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from typing import Protocol, TypeGuard, cast, runtime_checkable
 
 from infermesh.call import Call
@@ -30,9 +30,11 @@ from infermesh.protocol.open_inference_pb2 import (
     RepositoryModelUnloadResponse,
 )
 
-__all__ = ["Filter", "Infer", "InferenceService", "ModelRepository", "Stack", "stack"]
+__all__ = ["OPENING", "Filter", "Infer", "InferenceService", "ModelRepository", "Stack", "Tool", "stack"]
 
 
+OPENING = "ModelStreamOpen"  # what `admit` is asked when a stream is opened: each of its requests asks for itself
+Tool = Callable[[bytes, Call], Awaitable[bytes]]  # an RPC beside OIP: the request's bytes to the answer's
 Infer = Callable[[ModelInferRequest, Call], Awaitable[ModelInferResponse]]
 
 
@@ -102,7 +104,12 @@ def stack(*filters: Filter, service: InferenceService) -> Stack:
 
 
 class Stack(InferenceService, ModelRepository):
-    """What `stack` makes. What a filter does not do costs nothing: the layers are composed once, here."""
+    """What `stack` makes. What a filter does not do costs nothing: the layers are composed once, here.
+
+    `tools` are RPCs beside OIP that the service offers, by their full names; whoever makes one asks `admit` itself.
+    """
+
+    tools: Mapping[str, Tool] = {}
 
     def __init__(self, filters: tuple[Filter, ...], service: InferenceService) -> None:
         self.filters = filters

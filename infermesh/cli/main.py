@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 import infermesh
-from infermesh.cli import config, features, keys, models, routes
+from infermesh.cli import config, features, keys, models, routes, shadow
 from infermesh.cli.asking import Connection, connect_by
 from infermesh.cli.console import out, say_failure
 from infermesh.cli.failure import Failure
@@ -96,6 +96,7 @@ app.add_typer(models.app, name="models")
 app.add_typer(features.app, name="features")
 app.add_typer(keys.app, name="keys")
 app.add_typer(routes.app, name="routes")
+app.add_typer(shadow.app, name="shadow")
 app.add_typer(config.app, name="config")
 
 

@@ -13,9 +13,10 @@ from infermesh.config.models import (
     ServiceConfig,
     TelemetryConfig,
 )
-from infermesh.config.types import ConfigPath, Duration, Mode, Size
+from infermesh.config.types import OFF, ConfigPath, Duration, Mode, Size
 
 __all__ = [
+    "OFF",
     "BackendConfig",
     "BackendTlsConfig",
     "BreakerConfig",

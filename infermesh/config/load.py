@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,12 +15,16 @@ from pydantic_settings import EnvSettingsSource
 from pydantic_settings.exceptions import SettingsError
 
 from infermesh.config.models import ServiceConfig
-from infermesh.config.redact import shown
+from infermesh.config.redact import masked, shown
 
 __all__ = ["ConfigError", "load", "parse"]
 
 MERGE_TAG = "tag:yaml.org,2002:merge"
+MAX_NESTING = 32  # levels of a file: settings have ten
+MAX_STACK = 1000  # of what libyaml is given
+MAX_VALUES = 10_000_000  # of a file, as its anchors expand: a table of 100,000 routes has a tenth of that
 
+_BRACKETS = re.compile(r"[][{}]")
 _YAML_VALUE = re.compile(r"\b(alias|anchor|tag|tag handle)\s+('.*?'|\".*?\")")
 
 # Eight times as fast, where PyYAML was built with libyaml, as its wheels are.
@@ -34,6 +38,7 @@ class ConfigError(Exception):
     """A configuration that can't be used; the text has one line for each fault: path, what came, what would be right."""
 
     def __init__(self, source: str, faults: list[str]) -> None:
+        faults = [masked(each) for each in faults]  # a key may stand anywhere, in the place of a name too
         super().__init__(
             "\n".join([f"{source}: {len(faults)} fault{'s' * (len(faults) != 1)}", *(f"  {f}" for f in faults)])
         )
@@ -68,12 +73,23 @@ def load(kind: type[C], file: Path | None = None, environ: Mapping[str, str] = o
 
 
 def parse(kind: type[M], file: Path) -> M:
-    """A part of a configuration that is a file of its own, such as a route table."""
+    """A part of a configuration that is a file of its own, such as a route table.
+
+    A model may have a class method `fault_of_text`, for what is told by the text of its file alone.
+    """
     source = str(file)
+    text = _read_text(file)
+    values = _parse_yaml(text, source)
+    check: Callable[[str], str] | None = getattr(kind, "fault_of_text", None)
+    fault = check(text) if check is not None else ""
+    faults = [fault] if fault else []
     try:
-        return kind.model_validate(_read_yaml(file), context={"base": file.parent})
+        read = kind.model_validate(values, context={"base": file.parent})
     except ValidationError as error:
-        raise ConfigError(source, _faults(error, kind)) from None
+        faults += _faults(error, kind)
+    if faults:
+        raise ConfigError(source, faults)
+    return read
 
 
 class _Environment(EnvSettingsSource):
@@ -88,23 +104,57 @@ class _Environment(EnvSettingsSource):
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
+    return _parse_yaml(_read_text(file), str(file))
+
+
+def _read_text(file: Path) -> str:
     try:
-        text = file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(str(file), [f"can't be read: {error}"]) from None
-    return _parse_yaml(text, str(file))
 
 
 def _parse_yaml(text: str, source: str) -> dict[str, Any]:
+    if _overflows(text):
+        raise ConfigError(source, [f"no settings: nested deeper than {MAX_NESTING} levels"])
     try:
         values = yaml.load(text, _UniqueKeys)  # a safe loader with one more check
     except yaml.YAMLError as error:
         raise ConfigError(source, [f"no valid YAML: {_yaml_fault(error)}"]) from None
     if values is None:
         return {}
+    try:
+        _measured(values, 0, {})
+    except ValueError as error:
+        raise ConfigError(source, [f"no settings: {error}"]) from None
     if not isinstance(values, dict):
         raise ConfigError(source, [f"expected a mapping of settings, got {type(values).__name__}"])
     return values
+
+
+def _overflows(text: str) -> bool:
+    """Whether libyaml would come to the end of the stack, which ends the process; brackets in quotes count, and there are few."""
+    depth = 0
+    for bracket in _BRACKETS.findall(text):
+        depth += 1 if bracket in "[{" else -1
+        if depth > MAX_STACK:
+            return True
+    return "- " * MAX_STACK in text
+
+
+def _measured(value: Any, depth: int, known: dict[int, int]) -> int:
+    """How many values it comes to, with those that stand under an anchor counted each time; ValueError past the bounds."""
+    if not isinstance(value, dict | list):
+        return 1
+    if depth >= MAX_NESTING:
+        raise ValueError(f"nested deeper than {MAX_NESTING} levels")
+    count = known.get(id(value))
+    if count is None:
+        below = value.values() if isinstance(value, dict) else value
+        count = known[id(value)] = 1 + sum(_measured(each, depth + 1, known) for each in below)
+        if count > MAX_VALUES:
+            raise ValueError(f"anchors make more than {MAX_VALUES} values of it")
+    return count
 
 
 def _yaml_fault(error: yaml.YAMLError) -> str:

@@ -8,7 +8,7 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, SecretBytes, SecretStr
 
-__all__ = ["shown"]
+__all__ = ["masked", "shown"]
 
 HIDDEN = "…"
 MAX_VALUE_CHARACTERS = 80
@@ -19,6 +19,7 @@ _SECRET_NAME = re.compile(
 _USER_INFO = re.compile(
     r"(?<=://).*@", re.DOTALL
 )  # up to the last @: a password that nobody encoded may have more of them
+_API_KEY = re.compile(r"imk_[\w-]+")  # by which the gateway's keys begin
 _QUERY = re.compile(r"(?<=[?&])((?:password|passwd|token|key|secret)=)[^&]*", re.IGNORECASE)
 
 
@@ -28,8 +29,13 @@ def shown(value: Any, kind: Any, path: Sequence[str | int]) -> str:
     for part in path:
         if _is_secret(part, kinds := _below(kinds, part)):
             return HIDDEN
-    text = repr(_redacted(value, kinds))
+    text = masked(repr(_redacted(value, kinds)))  # before it is shortened, which would leave the beginning of one
     return text if len(text) <= MAX_VALUE_CHARACTERS else text[:MAX_VALUE_CHARACTERS] + "…"
+
+
+def masked(text: str) -> str:
+    """The text without the API keys in it."""
+    return _API_KEY.sub(f"imk_{HIDDEN}", text) if "imk_" in text else text
 
 
 def _redacted(value: Any, kinds: Iterable[Any]) -> Any:
@@ -40,7 +46,11 @@ def _redacted(value: Any, kinds: Iterable[Any]) -> Any:
         return {key: HIDDEN if _is_secret(key, members[key]) else _redacted(value[key], members[key]) for key in value}
     if isinstance(value, list | tuple):
         # A list where one group of settings belongs is still to be seen through.
-        return [_redacted(each, [*kinds, *_below(kinds, 0)]) for each in value]
+        kinds = list(kinds)
+        kinds += [
+            kind for kind in _below(kinds, 0) if kind not in kinds
+        ]  # else a nest of lists would double them each time
+        return [_redacted(each, kinds) for each in value]
     if isinstance(value, BaseModel):
         return _redacted(dict(value), [type(value)])
     return value

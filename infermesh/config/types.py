@@ -8,9 +8,10 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, PlainSerializer, ValidationInfo, WithJsonSchema
 
-__all__ = ["ConfigPath", "Duration", "Mode", "Size", "duration_text", "from_file", "size_text"]
+__all__ = ["OFF", "ConfigPath", "Duration", "Mode", "Size", "duration_text", "from_file", "size_text"]
 
-Mode = Literal["off", "observe", "enforce"]  # of a policy; observe counts what enforce would refuse
+OFF = BeforeValidator(lambda value: "off" if value is False else value)  # YAML 1.1 reads a bare `off` as false
+Mode = Annotated[Literal["off", "observe", "enforce"], OFF]  # of a policy; observe counts what enforce would refuse
 
 _DURATION_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE_UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "kB": 10**3, "MB": 10**6, "GB": 10**9}

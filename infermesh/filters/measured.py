@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from infermesh.call import Call
 from infermesh.errors import DeadlineExceeded, Internal, MeshError
-from infermesh.parameters import VARIANT
+from infermesh.parameters import BY_FALLBACK, FALLBACK, VARIANT
 from infermesh.protocol.open_inference_pb2 import ModelInferRequest, ModelInferResponse
 from infermesh.service import Filter, Infer
 
@@ -25,7 +25,8 @@ class Measured(Filter):
     """Observes every call once, with the code that it ended with; CANCELLED when the caller went away before its deadline.
 
     `label` maps the model that was asked for to a name that is safe as a label: the empty string for what nobody knows. The
-    version and variant are those that answered; of a failure the variant that was picked, if it came so far.
+    version and variant are those that answered, `fallback` for what a fallback answered: it is no success of the variant that was
+    picked, whose failure the fallback tells. Of a failure it is the variant that was picked, if it came so far.
     """
 
     observe: Observe
@@ -49,8 +50,11 @@ class Measured(Filter):
             raise
         took = clock() - started
         variant = call.variant
-        if not variant and (parameters := response.parameters) and VARIANT in parameters:
-            variant = parameters[VARIANT].string_param
+        if not variant and (parameters := response.parameters):
+            if FALLBACK in parameters:
+                variant = BY_FALLBACK
+            elif VARIANT in parameters:
+                variant = parameters[VARIANT].string_param
         self.observe(self.label(request.model_name), response.model_version, variant, "OK", took)
         return response
 

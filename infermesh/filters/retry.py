@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 
 from infermesh.call import Call
 from infermesh.errors import ForeignStatus, Internal, MeshError, ResourceExhausted, Unavailable
+from infermesh.parameters import is_of_sequence
 from infermesh.protocol.open_inference_pb2 import ModelInferRequest, ModelInferResponse
 from infermesh.service import Filter, Infer
 
@@ -82,8 +84,11 @@ class Retry(Filter):
 
     `attempts` counts the first. The second is made at once, since another replica may take it; later ones after a pause that
     doubles, with jitter. A refusal that says when to come back (pushback) is obeyed: the next attempt is made then, or not at all
-    when that is more than `longest_pause_s` away. None is made when less time is left than the pause and the last attempt take,
-    nor past the budget, which calls that fail for good leave to those that can be helped.
+    when that is more than `longest_pause_s` away, or never. What a replica that starts or stops says is about itself alone: where
+    another address is ready, and was not tried, that is asked at once. With `rejected_only`, and for a call that belongs to a
+    sequence (`sequence_id`), whose order and number of runs matter to the model, only what was not started is retried. None is
+    made when less time is left than the pause and the last attempt take, nor past the budget, which calls that fail for good
+    leave to those that can be helped.
     """
 
     attempts: int
@@ -91,6 +96,7 @@ class Retry(Filter):
     observe: Callable[[str], None]  # retried | no_budget | no_time | pushed_back
     pause_s: float = 0.025  # before the third attempt, on average
     longest_pause_s: float = 1.0
+    rejected_only: bool = False
     clock: Callable[[], float] = time.monotonic
     draw: Callable[[], float] = random.random
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
@@ -101,7 +107,7 @@ class Retry(Filter):
         try:
             return await then(request, call)
         except MeshError as failure:
-            if not _is_safe(failure):
+            if not self._is_safe(failure, request):
                 raise
             error = failure
         return await self._again(request, call, then, error, self.clock() - started)
@@ -112,9 +118,9 @@ class Retry(Filter):
         tried = call.tried
         for attempt in range(1, self.attempts):
             pause_s = self.pause_s * 2 ** (attempt - 2) * (0.5 + self.draw()) if attempt > 1 else 0.0
-            if error.retry_after_s is not None and (attempt > 1 or not isinstance(error, Unavailable)):
-                # A replica that starts or stops says when it itself can be asked again; the second attempt is for another one.
-                pause_s = max(pause_s, error.retry_after_s)
+            told_s = error.retry_after_s
+            if told_s is not None and (told_s == math.inf or not error.elsewhere or not isinstance(error, Unavailable)):
+                pause_s = max(pause_s, told_s)
                 if pause_s > self.longest_pause_s:
                     self.observe("pushed_back")
                     break
@@ -133,17 +139,18 @@ class Retry(Filter):
             try:
                 return await then(request, call.derive(attempt=call.attempt + attempt, tried=tried))
             except MeshError as failure:
-                if not _is_safe(failure):
+                if not self._is_safe(failure, request):
                     raise
                 error, took_s = failure, self.clock() - started
         raise error
 
+    def _is_safe(self, error: MeshError, request: ModelInferRequest) -> bool:
+        """Whether another attempt can do no harm, and some good."""
+        if isinstance(error, Unavailable):
+            if error.reason not in _OF_ONE_REPLICA:
+                return False
+            return error.rejected or not (self.rejected_only or is_of_sequence(request))
+        return error.rejected and isinstance(error, ResourceExhausted | Internal | ForeignStatus)
+
     def __repr__(self) -> str:
-        return f"Retry({self.attempts} attempts)"
-
-
-def _is_safe(error: MeshError) -> bool:
-    """Whether another attempt can do no harm, and some good."""
-    if isinstance(error, Unavailable):
-        return error.reason in _OF_ONE_REPLICA
-    return error.rejected and isinstance(error, ResourceExhausted | Internal | ForeignStatus)
+        return f"Retry({self.attempts} attempts{', not started alone' if self.rejected_only else ''})"

@@ -48,6 +48,11 @@ LATENCY_BUCKETS_S = (
     10.0,
 )
 MAX_CHILDREN = 10_000  # a bound for all label sets together; past it calls are counted under empty labels
+MAX_OF_VARIANT = (
+    1000  # of them for one variant of a model: versions are what a backend says, and one that makes them up
+)
+MAX_VERSION_CHARS = 64  # must not take the labels of the others
+MAX_FORGOTTEN = 1000
 
 Labels = tuple[str, str, str]  # model, version, variant
 
@@ -84,6 +89,10 @@ class Metrics:
         """What a model's name is as a label, of which `refused` knows nothing before the service is built."""
         self._outcomes: dict[tuple[str, str, str, str], _Outcome] = {}
         self._seconds: dict[Labels, Histogram] = {}
+        self._kept: dict[str, dict[str, list[tuple[str, str, str, str]]]] = {}  # what there is, by model and variant
+        self._forgotten: dict[
+            tuple[str, str], None
+        ] = {}  # variants that calls under way may still end with; oldest first
         self._tls: tuple[Counter, Gauge, Gauge] | None = None
         self.registry.register(_Requests(service, self._outcomes, self._seconds))
         self.ready = self.gauge("infermesh_ready", "1 while the service is ready for traffic.").labels(service)
@@ -134,11 +143,46 @@ class Metrics:
         outcome = self._outcomes.get(key) or self._outcome(*key)
         outcome.count += 1
 
+    def forget(self, model: str, variant: str) -> None:
+        """Drop the series of a variant of a model that is no more, and all of the model when `label` does not know it either.
+
+        A call that ends later is counted without a variant, until `expect` names it again.
+        """
+        self._drop(model, variant)
+        self._forgotten[model, variant] = None
+        if len(self._forgotten) > MAX_FORGOTTEN:
+            del self._forgotten[next(iter(self._forgotten))]
+        if self.label(model) != model:
+            for each in list(self._kept.get(model, ())):
+                self._drop(model, each)
+
+    def expect(self, model: str, variant: str) -> None:
+        """There is such a variant, whatever was forgotten."""
+        self._forgotten.pop((model, variant), None)
+
+    def _drop(self, model: str, variant: str) -> None:
+        variants = self._kept.get(model, {})
+        for key in variants.pop(variant, ()):
+            del self._outcomes[key]
+            self._seconds.pop(key[:3], None)
+        if not variants:
+            self._kept.pop(model, None)
+
     def _outcome(self, model: str, version: str, variant: str, code: str) -> _Outcome:
+        if (model, variant) in self._forgotten:
+            version = variant = ""
         if len(self._outcomes) >= MAX_CHILDREN:  # codes are few, so what is under empty labels has a bound too
             model = version = variant = ""
-        seconds = self._seconds.setdefault((model, version, variant), Histogram(LATENCY_BUCKETS_S))
-        return self._outcomes.setdefault((model, version, variant, code), _Outcome(seconds))
+        kept = self._kept.setdefault(model, {}).setdefault(variant, [])
+        if len(kept) >= MAX_OF_VARIANT or len(version) > MAX_VERSION_CHARS:
+            version = ""
+        key = (model, version, variant, code)
+        outcome = self._outcomes.get(key)
+        if outcome is None:
+            seconds = self._seconds.setdefault((model, version, variant), Histogram(LATENCY_BUCKETS_S))
+            outcome = self._outcomes[key] = _Outcome(seconds)
+            kept.append(key)
+        return outcome
 
 
 class _Requests(Collector):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TypeVar
 
@@ -91,9 +92,11 @@ class RemoteService(InferenceService, ModelRepository):
         timeout_s = self._timeout(call)
         endpoint = self._endpoints.pick(tried) or await self._endpoints.wait(timeout_s, tried)
         while True:
-            trial, endpoint.on_trial, answers = endpoint.on_trial, False, endpoint.answers
+            trial, answers, sent_at = endpoint.trial(), endpoint.answers, time.monotonic()
             endpoint.in_flight += 1
             rpc = None
+            if (journal := call.journal) is not None:
+                journal.endpoint = endpoint.address
             try:
                 rpc = endpoint.channel.stream(timeout=timeout_s, metadata=_Outgoing(write_call(call)))
                 await rpc.write(data)
@@ -102,13 +105,13 @@ class RemoteService(InferenceService, ModelRepository):
                     response = self._streamed(request, answer)
                     if not began:
                         began = True
-                        endpoint.answered(trial)
+                        endpoint.answered(trial, time.monotonic() - sent_at)
                     yield response
                 if not began:
                     endpoint.broke(trial)
                 return
             except grpc.aio.AioRpcError as failure:
-                error = self._judged(failure, endpoint, timeout_s, answers, trial, request.model_name)
+                error = self._judged(failure, endpoint, timeout_s, answers, trial, request.model_name, tried)
                 if began or not was_not_sent(failure):
                     raise error from None
             except MeshError as refusal:
@@ -124,7 +127,7 @@ class RemoteService(InferenceService, ModelRepository):
             finally:
                 endpoint.in_flight -= 1
                 if trial:
-                    self._endpoints.give_back(endpoint)
+                    self._endpoints.give_back(endpoint, trial)
                 if rpc is not None:
                     rpc.cancel()
             tried = (*tried, endpoint.address)
@@ -193,28 +196,32 @@ class RemoteService(InferenceService, ModelRepository):
         metadata, tried = _Outgoing(write_call(call)), call.tried
         endpoint = self._endpoints.pick(tried) or await self._endpoints.wait(timeout_s, tried)
         while True:
-            trial, endpoint.on_trial, answers = endpoint.on_trial, False, endpoint.answers
+            trial, answers, sent_at = endpoint.trial(), endpoint.answers, time.monotonic()
             endpoint.in_flight += 1
+            if (journal := call.journal) is not None:
+                journal.endpoint = endpoint.address
             try:
                 answer = read(await endpoint.channel.unary(rpc, data, timeout=timeout_s, metadata=metadata))
             except grpc.aio.AioRpcError as failure:
-                error = self._judged(failure, endpoint, timeout_s, answers, trial, model)
+                error = self._judged(failure, endpoint, timeout_s, answers, trial, model, tried, copy=call.shadow)
                 if not was_not_sent(failure):
                     raise error from None
             except MeshError as garbage:
                 garbage.endpoint = endpoint.address
-                endpoint.broke(trial)
+                if not call.shadow:
+                    endpoint.broke(trial)
                 raise
             except (asyncio.CancelledError, grpc.aio.UsageError):
                 self._raise_if_closed(endpoint)
                 raise
             else:
-                endpoint.answered(trial)
+                if not call.shadow:
+                    endpoint.answered(trial, time.monotonic() - sent_at if model else None)
                 return answer
             finally:
                 endpoint.in_flight -= 1
                 if trial:
-                    self._endpoints.give_back(endpoint)
+                    self._endpoints.give_back(endpoint, trial)
             tried = (*tried, endpoint.address)
             endpoint = self._elsewhere(endpoint, tried, error)
             timeout_s = self._timeout(call) or timeout_s
@@ -225,14 +232,21 @@ class RemoteService(InferenceService, ModelRepository):
         endpoint: Endpoint,
         timeout_s: float | None,
         answers: int,
-        trial: bool,
+        trial: int,
         model: str,
+        tried: tuple[str, ...],
+        *,
+        copy: bool = False,
     ) -> MeshError:
-        """What the failure is to the caller; the endpoint is told what it says about it."""
+        """What the failure is to the caller; the endpoint is told what it says about it. A shadow's copy says nothing: a
+        candidate that fails must not have its backend taken from the primary."""
         had_s = math.inf if timeout_s is None else timeout_s
-        endpoint.failed(failure, had_s=had_s, answers=answers, trial=trial)
+        if not copy:
+            endpoint.failed(failure, had_s=had_s, answers=answers, trial=trial)
         error = error_of(failure, self.name, model)
         error.endpoint = endpoint.address
+        if error.retry_after_s is not None:  # the one case in which it matters
+            error.elsewhere = self._endpoints.has_other((*tried, endpoint.address))
         return error
 
     def _elsewhere(self, endpoint: Endpoint, tried: tuple[str, ...], error: MeshError) -> Endpoint:
@@ -276,6 +290,10 @@ class RemoteService(InferenceService, ModelRepository):
             response = pb.ModelInferResponse.FromString(data)
         except DecodeError:
             raise self._garbage("is no inference.ModelInferResponse") from None
+        if not (
+            response.model_name or response.id or response.outputs
+        ):  # 0 bytes, say; a stream may end with such a one
+            raise self._garbage("names no model and no request, and has no outputs")
         return self._checked(request, response)
 
     def _checked(self, request: pb.ModelInferRequest, response: pb.ModelInferResponse) -> pb.ModelInferResponse:

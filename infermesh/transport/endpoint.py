@@ -40,28 +40,38 @@ class Endpoint:
         self.is_away = False
         self.on_trial = False  # the call that is just being picked is its trial
 
-    def answered(self, trial: bool) -> None:
-        """It answered, be it with a refusal."""
+    def trial(self) -> int:
+        """Whether the call that is just being picked is its trial: the period of its breaker, 0 if not. It is told once."""
+        if not self.on_trial or self.breaker is None:
+            return 0
+        self.on_trial = False
+        return self.breaker.period
+
+    def answered(self, trial: int, took_s: float | None = None) -> None:
+        """It answered, be it with a refusal; `took_s` is for inferences that succeeded."""
         self.answers += 1
         if self.breaker is not None:
+            if took_s is not None:
+                self.breaker.took(took_s)
             self.breaker.success(trial=trial)
 
-    def broke(self, trial: bool) -> None:
+    def broke(self, trial: int) -> None:
         """It answered what is no answer."""
         if self.breaker is not None:
             self.breaker.failure(trial=trial)
 
-    def failed(self, failure: grpc.aio.AioRpcError, *, had_s: float, answers: int, trial: bool) -> bool:
+    def failed(self, failure: grpc.aio.AioRpcError, *, had_s: float, answers: int, trial: int) -> bool:
         """Judge a call that did not end OK; false: it says nothing about the endpoint.
 
         `answers` is how many there had been when the call was sent: an endpoint that answered others meanwhile is not hung, be
-        this call's deadline what it may. A status that a hop of the mesh signed is an answer.
+        this call's deadline what it may, nor is one that had less time than half of its answers take. A status that a hop of the
+        mesh signed is an answer.
         """
         code = failure.code()
         if any(key == HOP for key, _ in failure.trailing_metadata() or ()):
             self.answered(trial)
         elif code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            patience_s = self.breaker.limits.patience_s if self.breaker is not None else 0.0
+            patience_s = self.breaker.patience_s if self.breaker is not None else 0.0
             if self.answers != answers or had_s < patience_s:
                 return False
             self.broke(trial)

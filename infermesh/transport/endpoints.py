@@ -133,6 +133,10 @@ class Endpoints:
         endpoint = self.pick(tried)
         return endpoint if endpoint is not None and endpoint.address not in tried else None
 
+    def has_other(self, tried: tuple[str, ...]) -> bool:
+        """Whether there is a ready endpoint that was not tried; none is picked."""
+        return any(each.address not in tried for each in self._rotation)
+
     async def wait(self, timeout_s: float | None, tried: tuple[str, ...] = ()) -> Endpoint:
         """As `pick`, and waits for one to be ready, or all to be away; then one that is away is returned: it knows why.
 
@@ -169,9 +173,12 @@ class Endpoints:
         """Look at the channel now: a call was refused that the last known state had not foreseen."""
         self._note(endpoint, endpoint.channel.grpc.get_state())
 
-    def give_back(self, endpoint: Endpoint) -> None:
-        """The trial said nothing about the endpoint; the next call is another."""
-        if endpoint.breaker is not None and endpoint.breaker.is_half_open and endpoint.address in self._all:
+    def give_back(self, endpoint: Endpoint, trial: int) -> None:
+        """The trial of this period said nothing about the endpoint; the next call is another."""
+        breaker = endpoint.breaker
+        if breaker is None or not breaker.is_half_open or breaker.period != trial:
+            return  # it was decided, and perhaps there is a trial of a later period
+        if self._all.get(endpoint.address) is endpoint:
             self._trials.append(endpoint)
 
     async def close(self) -> None:

@@ -11,6 +11,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 __all__ = ["Health"]
 
+MAX_NAME = 256  # of a service; a watcher's is kept for as long as it watches
+
 
 class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # generated, without types
     """What health checks and watchers are told, by the name of a service.
@@ -39,6 +41,8 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # generated
     async def Watch(
         self, request: health_pb2.HealthCheckRequest, context: Any
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
+        if len(request.service) > MAX_NAME:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"service: expected at most {MAX_NAME} characters")
         last = None
         while True:
             changed = self._changed

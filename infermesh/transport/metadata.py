@@ -80,6 +80,7 @@ def read_call(metadata: Metadata, time_remaining: float | None, peer: str, *, in
         call.attempt = int(attempt) if attempt.isdecimal() and len(attempt) < 4 else 1
     else:
         call.gateways += 1  # this one: what stands at the edge
+        call.trailing = {}  # only the edge tells its callers anything; hops inside the mesh pay one test for it
         for key in [key for key in found if key.startswith(MESH_PREFIX) and key not in _WISHES]:
             del found[key]  # what is left of them are wishes, which the gateway grants by scope
     return call

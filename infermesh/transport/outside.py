@@ -88,6 +88,15 @@ class OutsideCaller:
         request = pb.RepositoryModelUnloadRequest(model_name=model)
         self._call("RepositoryModelUnload", request, pb.RepositoryModelUnloadResponse)
 
+    def call(self, method: str, request: Message, answer: type[R]) -> R:
+        """An RPC beside OIP, by its full name: `package.Service/Method`."""
+        ask = self._channel.unary_unary(
+            f"/{method}",
+            request_serializer=type(request).SerializeToString,
+            response_deserializer=answer.FromString,
+        )
+        return self._asked(ask, request, answer)
+
     def close(self) -> None:
         self._channel.close()
 
@@ -98,8 +107,11 @@ class OutsideCaller:
         self.close()
 
     def _call(self, rpc: str, request: Message, answer: type[R], metadata: Sequence[tuple[str, str]] = ()) -> R:
+        return self._asked(getattr(self._stub, rpc), request, answer, metadata)
+
+    def _asked(self, ask: Any, request: Message, answer: type[R], metadata: Sequence[tuple[str, str]] = ()) -> R:
         try:
-            response = getattr(self._stub, rpc)(request, timeout=self.timeout_s, metadata=[*self._metadata, *metadata])
+            response = ask(request, timeout=self.timeout_s, metadata=[*self._metadata, *metadata])
         except grpc.RpcError as failure:  # has code, details and trailing metadata, as the one of grpc.aio
             raise error_of(cast(grpc.aio.AioRpcError, failure), self.target) from None
         return cast(R, response)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import grpc
@@ -15,13 +15,16 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_g
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
 from infermesh.config import PortTaken, ServerConfig, ServerTlsConfig
+from infermesh.errors import ResourceExhausted
 from infermesh.protocol import open_inference_pb2 as pb
 from infermesh.protocol import open_inference_pb2_grpc as pb_grpc
 from infermesh.service import Stack
 from infermesh.transport.health import Health
 from infermesh.transport.peer import Patterns
-from infermesh.transport.servicer import Malformed, Servicer
+from infermesh.transport.servicer import OVERLOAD_PUSHBACK_S, Malformed, Servicer
+from infermesh.transport.status import status_of
 from infermesh.transport.tls import Observe, Pem, follow, ignore, read_server
+from infermesh.transport.tools import Tools
 
 __all__ = ["Server"]
 
@@ -29,6 +32,7 @@ OIP = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 HEALTH = health.SERVICE_NAME
 REFLECTION = reflection.SERVICE_NAME
 LIVE = "live"
+LONGEST_CALL_S = 3600  # on a connection past its age: who takes an answer that slowly, or never, has had its time
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +49,7 @@ class Server:
     mesh, whose `x-infermesh-*` metadata is believed; where clients show certificates, of those with a mesh identity alone.
     `refused` is told model and code of every inference that is refused before the service sees it; grpc's core refuses some by
     itself (a message over the limit), of which nobody hears. `observe_tls` is told of each look at changed certificates.
+    `tools` are the full names of RPCs beside OIP, which the service that is mounted may offer.
     """
 
     def __init__(
@@ -55,6 +60,7 @@ class Server:
         inside_mesh: bool,
         refused: Callable[[str, str], None] = _ignore,
         observe_tls: Observe = ignore,
+        tools: Sequence[str] = (),
     ) -> None:
         self.config = config
         self._observe_tls = observe_tls
@@ -71,12 +77,16 @@ class Server:
             self._servicer.know_peers(Patterns(config.mesh_identities))
         self._health = Health()
         self._leaving = asyncio.Event()
+        self._held = _Held(self._servicer, config.max_in_flight, refused)
         self._server = grpc.aio.server(options=_options(config))
-        registrar: Any = _Registrar(self._server, self._leaving)
+        logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_departure)
+        registrar: Any = _Registrar(self._server, self._leaving, self._held, config.max_streams)
         pb_grpc.add_GRPCInferenceServiceServicer_to_server(self._servicer, registrar)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, registrar)
+        self._tools = Tools(tools, name, lambda context: self._servicer.call(context))
+        self._server.add_generic_rpc_handlers(tuple(self._tools.handlers()))
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
-            ReflectionServicer((OIP, HEALTH, REFLECTION)), registrar
+            ReflectionServicer((OIP, HEALTH, REFLECTION, *self._tools.services)), registrar
         )
 
     async def start(self) -> None:
@@ -100,6 +110,7 @@ class Server:
     def mount(self, service: Stack) -> None:
         """From now on this service answers."""
         self._servicer.service = service
+        self._tools.service = service
 
     async def set_ready(self, ready: bool) -> None:
         """What health and ServerReady say; a change reaches those who watch."""
@@ -171,33 +182,82 @@ def _shown(pem: Pem) -> grpc.ServerCertificateConfiguration:
     return grpc.ssl_server_certificate_configuration([(pem.key, pem.cert)], pem.ca or None)
 
 
-class _Registrar:
-    """Stands before grpc's server while servicers are added, and mends two things that generated code leaves to grpc.
+class _Held:
+    """Counts ModelInfer calls until their callers have taken the answer, and refuses more than `most`.
 
-    Bytes that are no message reach the method as `Malformed`, to be answered INVALID_ARGUMENT (grpc.aio alone: INTERNAL). Streams
-    that only watch (health, reflection) end when the server leaves: they would hold it for the whole grace.
+    An answer that is not taken stays in memory, several times over, for as long as its caller likes: gRPC for Python has no way
+    to end a call by itself. Streams need nothing of the kind: they wait for their callers.
     """
 
-    def __init__(self, server: grpc.aio.Server, leaving: asyncio.Event) -> None:
+    def __init__(self, servicer: Servicer, most: int, refused: Callable[[str, str], None]) -> None:
+        self.count = 0
+        self._servicer = servicer
+        self._most = most
+        self._refused = refused
+
+    def bounded(self, behaviour: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
+        async def infer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            if self.count >= self._most > self._servicer.in_flight:  # else the servicer refuses, and says that
+                await self._refuse(request, context)
+            self.count += 1
+            context.add_done_callback(self._ended)
+            return await behaviour(request, context)
+
+        return infer
+
+    def _ended(self, _: Any) -> None:
+        self.count -= 1
+
+    async def _refuse(self, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        error = ResourceExhausted(
+            f"{self._servicer.name}: {self.count} calls are in flight or have not taken their answers, which is the bound",
+            reason="OVERLOADED",
+            rejected=True,
+            retry_after_s=OVERLOAD_PUSHBACK_S,
+        )
+        self._refused(getattr(request, "model_name", ""), error.code)
+        await context.abort(*status_of(error, self._servicer.name))
+
+
+def _is_no_departure(record: logging.LogRecord) -> bool:
+    """Whether a line of grpc's is about anything else than a caller who left while its answer was on the way: for each of them it
+    would write an error with a traceback."""
+    return not str(record.msg).startswith("ExecuteBatchError raised in core by servicer method")
+
+
+class _Registrar:
+    """Stands before grpc's server while servicers are added, and mends three things that generated code leaves to grpc.
+
+    Bytes that are no message reach the method as `Malformed`, to be answered INVALID_ARGUMENT (grpc.aio alone: INTERNAL). Streams
+    that only watch (health, reflection) end when the server leaves: they would hold it for the whole grace. They need no
+    credentials, and no more than `most` of a kind are open; each hop before us has one for each of its connections. Answers that
+    wait for their callers are bounded.
+    """
+
+    def __init__(self, server: grpc.aio.Server, leaving: asyncio.Event, held: _Held, most: int) -> None:
         self._server = server
+        self._most = most
         self._leaving = leaving
+        self._held = held
 
     def add_generic_rpc_handlers(self, handlers: tuple[grpc.GenericRpcHandler, ...]) -> None:
         """Nothing to do: generated code registers the same methods once more, by name."""
 
     def add_registered_method_handlers(self, service: str, methods: dict[str, grpc.RpcMethodHandler]) -> None:
-        mended = {name: self._mended(method, watching=service != OIP) for name, method in methods.items()}
+        mended = {name: self._mended(name, method, watching=service != OIP) for name, method in methods.items()}
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, mended),))
 
-    def _mended(self, method: Any, *, watching: bool) -> grpc.RpcMethodHandler:
+    def _mended(self, name: str, method: Any, *, watching: bool) -> grpc.RpcMethodHandler:
         if method.request_streaming and method.response_streaming:
-            behaviour = _until(self._leaving, method.stream_stream) if watching else method.stream_stream
+            behaviour = _until(self._leaving, self._most, method.stream_stream) if watching else method.stream_stream
             make: Callable[..., Any] = grpc.stream_stream_rpc_method_handler
         elif method.response_streaming:
-            behaviour = _until(self._leaving, method.unary_stream) if watching else method.unary_stream
+            behaviour = _until(self._leaving, self._most, method.unary_stream) if watching else method.unary_stream
             make = grpc.unary_stream_rpc_method_handler
         else:
             behaviour, make = method.unary_unary, grpc.unary_unary_rpc_method_handler
+            if name == "ModelInfer":
+                behaviour = self._held.bounded(behaviour)
         return make(
             behaviour,
             _lenient(method.request_deserializer) if not watching else method.request_deserializer,
@@ -215,8 +275,24 @@ def _lenient(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     return parsed
 
 
-def _until(leaving: asyncio.Event, behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Awaitable[None]]:
+def _until(
+    leaving: asyncio.Event, most: int, behaviour: Callable[[Any, Any], Any]
+) -> Callable[[Any, Any], Awaitable[None]]:
+    watching = 0
+
     async def watched(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        nonlocal watching
+        if watching >= most:
+            await context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED, f"{watching} streams of this kind are open, which is the bound"
+            )
+        watching += 1
+        try:
+            await watch(request, context)
+        finally:
+            watching -= 1
+
+    async def watch(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         async def answer() -> None:
             result = behaviour(request, context)
             if hasattr(result, "__aiter__"):
@@ -253,8 +329,9 @@ def _options(config: ServerConfig) -> list[tuple[str, Any]]:
         ("grpc.http2.max_pings_without_data", 0),  # a stream on which nobody says anything is looked after too
     ]
     if config.max_connection_age:
-        # No grace beside it: without one a connection goes when the last call that came over it is answered.
         options.append(("grpc.max_connection_age_ms", int(config.max_connection_age * 1000)))
+        # A connection goes when the last call that came over it is answered, but nobody holds one by reading nothing.
+        options.append(("grpc.max_connection_age_grace_ms", int(LONGEST_CALL_S * 1000)))
     return options
 
 

@@ -14,9 +14,9 @@ from infermesh.call import Call
 from infermesh.errors import Internal, InvalidRequest, MeshError, ResourceExhausted, Unavailable, Unimplemented
 from infermesh.protocol import open_inference_pb2 as pb
 from infermesh.protocol.open_inference_pb2_grpc import GRPCInferenceServiceServicer
-from infermesh.service import Stack
+from infermesh.service import OPENING, Stack
 from infermesh.transport.metadata import read_call
-from infermesh.transport.peer import Patterns, names_in
+from infermesh.transport.peer import Names, Patterns
 from infermesh.transport.status import answer_of, status_of
 from infermesh.transport.stream import answer_in_order
 
@@ -27,6 +27,7 @@ OVERLOAD_PUSHBACK_S = 0.1
 CANCELLED = "CANCELLED"
 
 Refused = Callable[[str, str], None]  # the model that was asked for, as it was named, and the code
+Trailing = tuple[tuple[str, str | bytes], ...]
 Context = Any  # grpc.aio.ServicerContext, whose type arguments say nothing here
 
 
@@ -55,12 +56,24 @@ def _answered(rpc: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any
                 if name != "ServerLive":  # which needs no credentials
                     await self.admit(name, call)
                 raise _malformed(name, request)
-            return await rpc(self, request, call)
+            response = await rpc(self, request, call)
         except Exception as error:
             code, text, trailing = status_of(answer_of(error, call, name), self.name)
-        return await context.abort(code, text, trailing)
+        else:
+            if call.trailing:
+                context.set_trailing_metadata(tuple(call.trailing.items()))
+            return response
+        return await context.abort(code, text, _beside(trailing, call))
 
     return answered
+
+
+def _beside(trailing: Trailing, call: Call | None) -> Trailing:
+    """What a status carries, and beside it what filters told; the status' own words go before."""
+    if call is None or not call.trailing:
+        return trailing
+    own = {key for key, _ in trailing}
+    return (*trailing, *(each for each in call.trailing.items() if each[0] not in own))
 
 
 def _malformed(rpc: str, request: Malformed) -> InvalidRequest:
@@ -94,7 +107,7 @@ class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated
     def know_peers(self, mesh: Patterns) -> None:
         """From now on calls carry the names in their peer's certificate, and of the peers inside the mesh those are believed
         whose names are among the patterns. Without it a call costs nothing of this."""
-        self.call = functools.partial(self._call_of_known_peer, mesh)  # type: ignore[method-assign]
+        self.call = functools.partial(self._call_of_known_peer, Names(), mesh)  # type: ignore[method-assign]
 
     def leave(self) -> None:
         """End streams after the messages that they have sent us so far."""
@@ -105,8 +118,8 @@ class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated
             context.invocation_metadata() or (), context.time_remaining(), context.peer(), inside_mesh=self._inside_mesh
         )
 
-    def _call_of_known_peer(self, mesh: Patterns, context: Context) -> Call:
-        names = names_in(context.auth_context())
+    def _call_of_known_peer(self, known: Names, mesh: Patterns, context: Context) -> Call:
+        names = known.of(context.auth_context())
         call = read_call(
             context.invocation_metadata() or (),
             context.time_remaining(),
@@ -129,19 +142,32 @@ class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated
             self.in_flight -= 1
 
     async def ModelStreamInfer(self, requests: AsyncIterator[Any], context: Context) -> None:
-        """Written as a coroutine: grpc does not close a generator whose caller goes away while an answer is being sent."""
+        """Written as a coroutine: grpc does not close a generator whose caller goes away while an answer is being sent.
+
+        What filters tell beside the answers goes out once, at the end: what they told of the last request.
+        """
+        last: Call | None = None
+
+        def new_call() -> Call:
+            nonlocal last
+            last = self.call(context)
+            return last
+
         try:
             self._open_stream()
             try:
-                answers = answer_in_order(requests, lambda: self.call(context), self._stream, self._leaving, self.name)
+                await self._admit_stream(self.call(context))
+                answers = answer_in_order(requests, new_call, self._stream, self._leaving, self.name)
                 async with aclosing(answers):
                     async for answer in answers:
                         await context.write(answer)
             finally:
                 self._streams -= 1
+            if trailing := _beside((), last):
+                context.set_trailing_metadata(trailing)
         except MeshError as error:
             code, text, trailing = status_of(error, self.name)
-            await context.abort(code, text, trailing)
+            await context.abort(code, text, _beside(trailing, last))
 
     async def _stream(
         self, request: pb.ModelInferRequest | Malformed, call: Call
@@ -224,7 +250,7 @@ class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated
         return self.service
 
     def _open_stream(self) -> None:
-        """A stream that is open costs memory, and no credentials: those are looked at with each of its requests."""
+        """A stream that is open costs memory, so there is a bound."""
         if self._streams >= self._max_streams:
             self._refused("", ResourceExhausted.code)
             raise ResourceExhausted(
@@ -234,6 +260,16 @@ class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated
                 retry_after_s=OVERLOAD_PUSHBACK_S,
             )
         self._streams += 1
+
+    async def _admit_stream(self, call: Call) -> None:
+        """Whoever has no credentials opens no stream: idle ones would shut out those who have. What is asked for, and whether the
+        credentials are still good then, is looked at with each request."""
+        try:
+            await self.admit(OPENING, call)
+        except Exception as error:
+            told = answer_of(error, call, "ModelStreamInfer")
+            self._refused("", told.code)
+            raise told from error
 
     async def _refuse_malformed(self, rpc: str, request: Malformed, call: Call) -> None:
         """Raise what is wrong; who may not ask is told just that."""

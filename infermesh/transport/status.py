@@ -50,7 +50,8 @@ REJECTED_PARAMETER = "infermesh_rejected"
 PUSHBACK_PARAMETER = "infermesh_retry_pushback_ms"
 FINAL_PARAMETER = "triton_final_response"
 
-MAX_PUSHBACK_DIGITS = 9
+MAX_PUSHBACK_DIGITS = 9  # of milliseconds: eleven days
+NEVER = -1  # as a pushback: do not come back with this call (gRFC A6)
 MAX_DIGITS = 15
 MAX_WORD = 128  # characters of a reason or hop that a backend sent: what it makes up must not overflow our metadata
 
@@ -94,10 +95,12 @@ def status_of(error: MeshError, hop: str) -> tuple[grpc.StatusCode, str, tuple[t
     if error.rejected:
         trailing.append((REJECTED, "1"))
     if error.retry_after_s is not None:
-        retry = RetryInfo(retry_delay=Duration(nanos=0))
-        retry.retry_delay.FromNanoseconds(int(error.retry_after_s * 1e9))
-        details.details.add().Pack(retry)
-        trailing.append((PUSHBACK, str(_milliseconds(error.retry_after_s))))
+        milliseconds = _milliseconds(error.retry_after_s)
+        if milliseconds != NEVER:
+            retry = RetryInfo(retry_delay=Duration(nanos=0))
+            retry.retry_delay.FromNanoseconds(int(error.retry_after_s * 1e9))
+            details.details.add().Pack(retry)
+        trailing.append((PUSHBACK, str(milliseconds)))
     if (quota := error.quota) is not None:
         violation = QuotaFailure.Violation(subject=quota.subject, description=error.message)
         details.details.add().Pack(QuotaFailure(violations=[violation]))
@@ -116,10 +119,8 @@ def error_of(failure: grpc.aio.AioRpcError, hop: str, model: str = "") -> MeshEr
     name = failure.code().name
     text = failure.details() or ""
     reported = trailing.get(HOP)
-    reason, retry_after_s = "", None
-    pushback = str(trailing.get(PUSHBACK, ""))
-    if pushback.isdecimal() and len(pushback) <= MAX_PUSHBACK_DIGITS:
-        retry_after_s = int(pushback) / 1000
+    reason = ""
+    retry_after_s = _pushback(trailing[PUSHBACK]) if PUSHBACK in trailing else None
     if isinstance(packed := trailing.get(DETAILS), bytes):
         reason = _reason(packed)[:MAX_WORD]
     rejected = trailing.get(REJECTED) == "1" or was_not_sent(failure)
@@ -163,7 +164,7 @@ def stream_failure(error: MeshError, request_id: str, hop: str) -> ModelStreamIn
 def error_in_stream(failure: ModelStreamInferResponse, hop: str) -> MeshError:
     """The error of an in-stream failure; INTERNAL when the backend did not say which code it is."""
     parameters = failure.infer_response.parameters
-    pushback = parameters[PUSHBACK_PARAMETER].int64_param if PUSHBACK_PARAMETER in parameters else -1
+    told = parameters[PUSHBACK_PARAMETER].int64_param if PUSHBACK_PARAMETER in parameters else None
     code = parameters[CODE_PARAMETER].string_param
     return _error(
         code if code in _NAMES else "INTERNAL",
@@ -171,7 +172,7 @@ def error_in_stream(failure: ModelStreamInferResponse, hop: str) -> MeshError:
         reason=parameters[REASON_PARAMETER].string_param[:MAX_WORD],
         hop=_hop(parameters[HOP_PARAMETER].string_param, hop),
         rejected=parameters[REJECTED_PARAMETER].bool_param,
-        retry_after_s=pushback / 1000 if 0 <= pushback < 10**MAX_PUSHBACK_DIGITS else None,
+        retry_after_s=None if told is None else _pushback(str(told)),
     )
 
 
@@ -202,8 +203,16 @@ def _hop(reported: str, otherwise: str) -> str:
 
 
 def _milliseconds(seconds: float) -> int:
-    """Rounded up: whoever comes sooner is refused again; never 0, which would say "at once"."""
+    """Rounded up: whoever comes sooner is refused again; never 0, which would say "at once". NEVER for what is too long."""
+    if seconds * 1000 >= 10**MAX_PUSHBACK_DIGITS:
+        return NEVER
     return max(1, math.ceil(round(seconds * 1000, 6)))
+
+
+def _pushback(told: str | bytes) -> float:
+    """When to come back, in seconds; infinite, so never, for what is negative, no number, or beyond all reason (gRFC A6)."""
+    is_number = isinstance(told, str) and told.isascii() and told.isdecimal() and len(told) <= MAX_PUSHBACK_DIGITS
+    return int(told) / 1000 if is_number else math.inf
 
 
 def _quota(trailing: Mapping[str, str | bytes]) -> Quota | None:

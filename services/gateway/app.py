@@ -14,8 +14,12 @@ from infermesh.runtime import Telemetry
 from infermesh.service import Filter, Stack, stack
 from infermesh.telemetry import EndpointMetrics
 from infermesh.transport import RemoteService
+from services.gateway.audit.audited import Admitted, Attempted
+from services.gateway.audit.start import audited
 from services.gateway.authenticate import Authenticate
 from services.gateway.backends import Backend
+from services.gateway.compare_metrics import CompareMetrics
+from services.gateway.comparer import Comparer
 from services.gateway.concurrency import ConcurrencyLimit, shares
 from services.gateway.config import GatewayConfig
 from services.gateway.gcra import Gcra
@@ -30,6 +34,8 @@ from services.gateway.limit_rules import Plans, rules_of
 from services.gateway.limiter import Limiter, Shared
 from services.gateway.limits_config import LimitStoreConfig
 from services.gateway.metrics import GatewayMetrics
+from services.gateway.overload import LoopLag
+from services.gateway.payload.start import payload_logged
 from services.gateway.rate_limit import RateLimit, RateLimitByCost
 from services.gateway.readiness import ReadinessWatch
 from services.gateway.refusals import Refusals
@@ -51,17 +57,24 @@ async def build(config: GatewayConfig, telemetry: Telemetry) -> AsyncIterator[St
     metrics = GatewayMetrics(telemetry.metrics)
     async with AsyncExitStack() as resources:
         backends = _backends(config, metrics, telemetry, resources)
-        routes = await _routes(config, backends, metrics, resources)
+        comparer = await _comparer(config, telemetry, resources)
+        routes = await _routes(config, backends, metrics, comparer, resources)
         logged = Logged()
-        yield stack(
+        gateway = stack(
             *([Traced(telemetry.tracing.span)] if telemetry.tracing.enabled else []),  # its span holds everything below
             Measured(telemetry.metrics.request, routes.label),  # above the policies: what they refuse is counted
             logged,  # above what names the caller, so that the line about a refusal has the name
+            *await _audit(config, telemetry, routes, resources),  # outside of what refuses: its refusals have lines too
             *await _authenticate(config, metrics, logged, resources),  # before the rate limit, which counts per caller
             # before any work is done for the call
             *await _rate_limit(config, metrics, telemetry, logged, routes, resources),
+            *([Admitted()] if config.audit.mode != "off" else []),
+            *await _payload_log(config, telemetry, routes, resources),  # of what was let in
             service=routes,  # WithinDeadline is the outermost filter of each route, which may have its own
         )
+        if comparer is not None:
+            gateway.tools = comparer.tools(gateway.admit)
+        yield gateway
 
 
 def _backends(
@@ -79,6 +92,8 @@ def _backends(
         longest_s = config.retry.longest_pause
         retry = Retry(config.retry.attempts, budget, metrics.retry(name), longest_pause_s=longest_s)
         filters: tuple[Filter, ...] = (retry,) if config.retry.attempts > 1 else ()
+        if config.audit.mode != "off":
+            filters = (*filters, Attempted(name))  # inside of retries: each attempt by itself
         limit = _concurrency_limit(config, name, concurrency)  # outside of retries: all attempts of a call are one
         backends[name] = Backend(name, remote, limit + filters, address=str(settings.target), copy_filters=limit)
     return backends
@@ -102,12 +117,39 @@ def _concurrency_limit(
     return (limit,)
 
 
+async def _comparer(config: GatewayConfig, telemetry: Telemetry, resources: AsyncExitStack) -> Comparer | None:
+    """What compares the answers of shadows; closed when the copies have ended."""
+    if not config.compare.enabled:
+        return None
+    metrics = CompareMetrics(telemetry.metrics)
+    comparer = Comparer(config.compare, metrics)
+    feed = comparer.feed
+    metrics.process(comparer.gauges, lambda: feed.restarts, lambda: feed.waiting_bytes)
+    resources.push_async_callback(comparer.close)
+    await comparer.start()
+    return comparer
+
+
 async def _routes(
-    config: GatewayConfig, backends: dict[str, Backend], metrics: GatewayMetrics, resources: AsyncExitStack
+    config: GatewayConfig,
+    backends: dict[str, Backend],
+    metrics: GatewayMetrics,
+    comparer: Comparer | None,
+    resources: AsyncExitStack,
 ) -> RouteTable:
     resilience = Resilience(config.deadline, config.breaker, metrics)
     readiness = ReadinessWatch()
-    table = RouteTable(config.routes_file(), backends, metrics, resilience=resilience, watch=readiness)
+    lag = LoopLag(config.mirroring.suppress_lag)
+    resources.callback(lag.close)
+    table = RouteTable(
+        config.routes_file(),
+        backends,
+        metrics,
+        resilience=resilience,
+        watch=readiness,
+        comparer=comparer,
+        overloaded=lag.is_over,
+    )
     metrics.standing(table.standing)
     resources.push_async_callback(table.close)  # copies end before the channels that they use
     resources.push_async_callback(readiness.close)  # and probes too
@@ -192,12 +234,29 @@ async def _rate_limit(
     kind = RateLimitByCost if any(rule.cost for rule in rules) else RateLimit
     return [
         kind(
-            plans=Plans(rules, prefix=limit.redis.key_prefix, label=routes.label, max_plans=most),
+            plans=Plans(rules, prefix=limit.redis.key_prefix, label=routes.label, max_plans=most, told=limit.metadata),
             limiter=Limiter(Gcra(most), shared, Gcra(most), Refusals(most)),
             observe=lambda caller, mode: past[mode](caller),
             tell=logged.not_admitted,
+            told=limit.metadata,
         )
     ]
+
+
+async def _audit(
+    config: GatewayConfig, telemetry: Telemetry, routes: RouteTable, resources: AsyncExitStack
+) -> list[Filter]:
+    if config.audit.mode == "off":
+        return []
+    return [await resources.enter_async_context(audited(config.audit, telemetry.metrics, routes.label))]
+
+
+async def _payload_log(
+    config: GatewayConfig, telemetry: Telemetry, routes: RouteTable, resources: AsyncExitStack
+) -> list[Filter]:
+    if config.payload_log.mode == "off":
+        return []
+    return [await resources.enter_async_context(payload_logged(config.payload_log, telemetry.metrics, routes.label))]
 
 
 async def _shared_limits(config: LimitStoreConfig, counted: LimitMetrics, resources: AsyncExitStack) -> Shared:

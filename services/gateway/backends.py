@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+from infermesh.filters import Retry
 from infermesh.service import Filter, InferenceService, ModelRepository, stack
 
 __all__ = ["Backend", "Remote"]
@@ -32,10 +33,14 @@ class Backend:
     def identity(self) -> object:
         return self.name if self.address is None else self.address
 
-    def answering(self, *, model: str = "", version: str = "") -> InferenceService:
-        """The backend with its filters; as a service that is asked for this model and version."""
+    def answering(self, *, model: str = "", version: str = "", not_started: bool = False) -> InferenceService:
+        """The backend with its filters; as a service that is asked for this model and version. `not_started`: only what was not
+        begun is tried again, from the same budget."""
         service = self.remote.variant(model=model, version=version)
-        return stack(*self.filters, service=service) if self.filters else service
+        filters = self.filters
+        if not_started:
+            filters = tuple(replace(each, rejected_only=True) if isinstance(each, Retry) else each for each in filters)
+        return stack(*filters, service=service) if filters else service
 
     def copying(self, *, model: str = "", version: str = "") -> InferenceService:
         """The same for copies of calls."""

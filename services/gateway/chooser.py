@@ -69,6 +69,18 @@ class Chooser:
                 at, missed = weights.at_random(self._draw()), True
         return Picked(at, "rule" if by_rule else by, name, missed, at in weights.refused)
 
+    def instead(self, request: ModelInferRequest, call: Call, passed: frozenset[int]) -> int | None:
+        """The choice without these variants, in proportion to the others' weights, and by the sticky key where there is one; None
+        where there is no other, or the route leaves the share of one that can't answer to nobody."""
+        rule = next((each for each in self.rules if each.condition.holds(request, call)), None)
+        weights = (rule.weights if rule else self.weights).without(passed)
+        if weights is None:
+            return None
+        if weights.only is not None:
+            return weights.only
+        key = self._sticky.of(request, call) if self._sticky is not None else b""
+        return weights.of_key(key) if key else weights.at_random(self._draw())
+
     def chances(self, request: ModelInferRequest, call: Call) -> list[float]:
         """With what probability each variant gets such a call; for people, since a call is picked for once."""
         weights = next((rule.weights for rule in self.rules if rule.condition.holds(request, call)), self.weights)

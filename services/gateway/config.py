@@ -18,11 +18,14 @@ from infermesh.config import (
     ServiceConfig,
     parse,
 )
+from services.gateway.audit.settings import AuditConfig
+from services.gateway.comparer_config import ComparerConfig, MirroringConfig
 from services.gateway.deadline_config import DeadlineConfig
 from services.gateway.jwks import VerifyingKey, read_jwks_file
 from services.gateway.jwt_config import JwtConfig
 from services.gateway.keys import KeysFile
 from services.gateway.limits_config import ConcurrencyConfig, RateLimitConfig
+from services.gateway.payload.settings import PayloadLogConfig
 from services.gateway.routes import RoutesFile, read_routes
 
 __all__ = ["AuthConfig", "DeadlineConfig", "GatewayConfig", "RetryConfig"]
@@ -75,6 +78,12 @@ class GatewayConfig(ServiceConfig):
         }
     )
     """Where calls go, by the names that the routes use."""
+    mirroring: MirroringConfig = MirroringConfig()
+    compare: ComparerConfig = ComparerConfig()
+    audit: AuditConfig = AuditConfig()
+    """A line for each inference; docs/audit.md has what is in it."""
+    payload_log: PayloadLogConfig = PayloadLogConfig()
+    """A sample of inferences with their tensors; docs/audit.md has what is in it."""
     look_every: Duration = Field("5s", gt=0)  # type: ignore[assignment]
     """How often routes and keys are looked at where the system tells of no changes."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Mapping
 from math import prod
 from typing import Annotated, Literal
 
@@ -9,8 +11,12 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from infermesh.config import Duration, Mode, Model, Size
 from infermesh.names import LABEL
+from services.gateway.targets import Printable, StickyConfig
 
 __all__ = ["CachedConfig", "ConstantConfig", "FallbackConfig", "FallbackStepConfig", "OutputConfig"]
+
+MAX_ELEMENTS = 65_536  # of a constant answer, all outputs together; by-row outputs count for one row
+MAX_TEXT_BYTES = 1 << 20
 
 _RANGES = {
     "INT8": (-(2**7), 2**7 - 1),
@@ -27,7 +33,7 @@ _RANGES = {
 class OutputConfig(Model):
     """One output of a constant answer."""
 
-    name: str = Field(min_length=1)
+    name: Printable = Field(min_length=1)
     """Name of the output."""
     datatype: Literal[
         "BOOL", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64", "FP32", "FP64", "BYTES"
@@ -57,11 +63,19 @@ class OutputConfig(Model):
     def _fault(self, value: bool | int | float | str) -> str:
         if self.datatype in ("BOOL", "BYTES"):
             kind: type = bool if self.datatype == "BOOL" else str
-            return "" if type(value) is kind else {bool: "true or false", str: "text"}[kind]
+            if type(value) is not kind:
+                return {bool: "true or false", str: "text"}[kind]
+            return "text that UTF-8 can carry" if isinstance(value, str) and not _is_sendable(value) else ""
         if self.datatype in _RANGES:
             low, high = _RANGES[self.datatype]
             return "" if type(value) is int and low <= value <= high else f"whole numbers from {low} to {high}"
-        return "" if type(value) in (int, float) else "numbers"
+        if type(value) not in (int, float):
+            return "numbers"
+        try:
+            struct.pack("<f" if self.datatype == "FP32" else "<d", value)
+        except (OverflowError, struct.error):  # the latter for a whole number that no float can be
+            return f"numbers that fit in {'four' if self.datatype == 'FP32' else 'eight'} bytes"
+        return ""
 
 
 class ConstantConfig(Model):
@@ -75,15 +89,29 @@ class ConstantConfig(Model):
     def _distinct(cls, outputs: list[OutputConfig]) -> list[OutputConfig]:
         if len({each.name for each in outputs}) < len(outputs):
             raise ValueError("expected each name once")
+        if (elements := sum(len(each.data) for each in outputs)) > MAX_ELEMENTS:
+            raise ValueError(f"expected at most {MAX_ELEMENTS} elements in all outputs together, got {elements}")
+        texts = sum(len(text.encode()) for each in outputs for text in each.data if isinstance(text, str))
+        if texts > MAX_TEXT_BYTES:
+            raise ValueError(f"expected at most {MAX_TEXT_BYTES} bytes of text in all outputs together, got {texts}")
         return outputs
+
+
+def _is_sendable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, by an escape in the file
+        return False
+    return True
 
 
 class CachedConfig(Model):
     """The last answer that was given to the same question."""
 
     by: Literal["request", "sticky"] = "request"
-    """What makes a question the same, besides the tenant: `request`, all of the message but its id; `sticky`, the
-    route's sticky key with names, datatypes and shapes of the inputs and the outputs that are asked for."""
+    """What makes a question the same, besides the tenant: `request`, all of the message but its id; `sticky`, the last
+    answer for this entity: the route's sticky key with all of the message but the values of its inputs. It is for requests
+    of exactly one row, and others are not kept; the key may not be the tenant, which is many entities."""
     max_age: Duration = Field("5m", gt=0)  # type: ignore[assignment]
     """Older answers are not given."""
     max_bytes: Size = Field("16MiB", ge=1024, le=2**30)  # type: ignore[assignment]
@@ -97,7 +125,7 @@ class FallbackStepConfig(Model):
 
     variant: str = ""
     """A variant of the route, by its name; its weight may be 0."""
-    model: str = ""
+    model: Printable = ""
     """Another model, by its name at the backend."""
     backend: str = ""
     """With `model`: the backend that has it; left out: the route's."""
@@ -139,14 +167,29 @@ class FallbackConfig(Model):
         """Every backend that its steps name."""
         return {step.backend for step in self.steps} - {""}
 
-    def faults(self, variants: list[str], *, backend: str, sticky: bool) -> list[str]:
-        """What is wrong with it in a route of these variants, with this backend, with or without a sticky key."""
+    def faults(
+        self, variants: Mapping[str, tuple[str, str, str]], *, backend: str, sticky: StickyConfig | None
+    ) -> list[str]:
+        """What is wrong with it in a route of these variants (their backend, model and version by name), with this backend and
+        sticky key."""
         faults = []
         for at, step in enumerate(self.steps):
             if step.variant and step.variant not in variants:
                 faults.append(f"fallback.steps.{at}: no variant {step.variant}, the route has {', '.join(variants)}")
             if step.model and not (step.backend or backend):
                 faults.append(f"fallback.steps.{at}: expected a backend, of the step or of the route")
-            if step.cached is not None and step.cached.by == "sticky" and not sticky:
-                faults.append(f"fallback.steps.{at}: cached by sticky: the route has no sticky key")
+            same = [
+                name for name, each in variants.items() if each == (step.backend or backend, step.model, step.version)
+            ]
+            if step.model and same:
+                faults.append(
+                    f"fallback.steps.{at}: {step.model} is what the variant {same[0]} asks: it would be asked again"
+                )
+            if step.cached is not None and step.cached.by == "sticky":
+                if sticky is None:
+                    faults.append(f"fallback.steps.{at}: cached by sticky: the route has no sticky key")
+                elif sticky.tenant:
+                    faults.append(
+                        f"fallback.steps.{at}: cached by sticky: a tenant is no entity, one would get another's answer"
+                    )
         return faults

@@ -19,6 +19,7 @@ from services.gateway.jwt_config import JwtConfig
 __all__ = ["KeySet", "VerifyingKey", "read_jwks", "read_jwks_file"]
 
 MAX_KEYS = 100
+MAX_SAME_KID = 2  # that are tried for a token: the old key and the new one
 MAX_JWKS_BYTES = 1 << 18
 MIN_RSA_BITS = 2048  # RFC 7518, 3.3
 SLOW_S = 0.0002  # to verify a signature; what takes longer does not run on the event loop
@@ -52,7 +53,7 @@ class KeySet:
 
     def __init__(self) -> None:
         self._keys: list[VerifyingKey] = []
-        self._by_kid: dict[str, VerifyingKey] = {}
+        self._by_kid: dict[str, list[VerifyingKey]] = {}
         self.is_loaded = False
 
     def swap(self, keys: Iterable[VerifyingKey]) -> None:
@@ -63,16 +64,18 @@ class KeySet:
             gone.live = False
         self._by_kid = {}
         for each in self._keys:
-            self._by_kid.setdefault(each.kid, each)
+            self._by_kid.setdefault(each.kid, []).append(each)
         self.is_loaded = True
 
-    def find(self, kid: str | None, algorithm: str) -> VerifyingKey | None:
-        """The key of this id, for this algorithm; without an id, the only key there is for the algorithm."""
+    def find(self, kid: str | None, algorithm: str) -> list[VerifyingKey]:
+        """The keys of this id, for this algorithm; without an id, the only key there is for the algorithm.
+
+        Ids should be distinct (RFC 7517, 4.5), and some issuers' are not while they change a key: of those the first few count.
+        """
         if kid is not None:
-            key = self._by_kid.get(kid)
-            return key if key is not None and algorithm in key.algorithms else None
+            return [each for each in self._by_kid.get(kid, ()) if algorithm in each.algorithms][:MAX_SAME_KID]
         fitting = [each for each in self._keys if algorithm in each.algorithms]
-        return fitting[0] if len(fitting) == 1 else None
+        return fitting if len(fitting) == 1 else []
 
     def __len__(self) -> int:
         return len(self._keys)

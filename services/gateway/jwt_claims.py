@@ -29,6 +29,8 @@ def expiry_in(claims: Claims, config: JwtConfig, now: float) -> float:
     if expires_at is None:
         raise _refused("TOKEN_CLAIMS", "has no expiry (exp)")
     issued_at, begins_at = _time(claims, "iat"), _time(claims, "nbf")
+    if issued_at is None and config.require_iat:
+        raise _refused("TOKEN_CLAIMS", "does not say when it was issued (iat)")
     if claims.get("iss") not in config.issuer:
         raise _refused("TOKEN_ISSUER", "comes from an issuer (iss) that is not taken here")
     audience = claims.get("aud")

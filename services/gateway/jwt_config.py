@@ -57,6 +57,8 @@ class JwtConfig(Model):
     """How far the issuer's clock may be off."""
     max_lifetime: Duration = Field("24h", gt=0)  # type: ignore[assignment]
     """Longest time from issue to expiry; longer tokens are refused."""
+    require_iat: bool = True
+    """Whether a token must say when it was issued (`iat`); of one that does not, `max_lifetime` bounds what is left of it."""
     claims: ClaimsConfig = ClaimsConfig()
     scope_prefix: str = ""
     """Scopes of tokens count with this prefix alone, as in `infermesh:infer`."""

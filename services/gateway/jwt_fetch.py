@@ -9,7 +9,8 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from urllib.parse import urljoin, urlsplit
+from typing import Any
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 from services.gateway.jwks import MAX_JWKS_BYTES
 from services.gateway.jwt_config import may_fetch
@@ -49,30 +50,41 @@ def fetch(url: str, *, timeout_s: float, ca: Path | None = None) -> bytes:
 
 def _get(url: str, end: float, ca: Path | None) -> tuple[int, str, bytes]:
     parts = urlsplit(url)
-    left = end - time.monotonic()
-    if left <= 0:
-        raise TimeoutError
+    host = parts.hostname or ""
     connection: http.client.HTTPConnection
+    context: ssl.SSLContext | None = None
     if parts.scheme == "https":
         context = ssl.create_default_context(cafile=ca)
-        connection = http.client.HTTPSConnection(parts.hostname or "", parts.port, timeout=left, context=context)
+        connection = http.client.HTTPSConnection(host, parts.port, context=context)
     else:
-        connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=left)
+        connection = http.client.HTTPConnection(host, parts.port)
+    # Not left to http.client, which looks the name up without a timeout.
+    opened = _connected(_addresses(host, connection.port, end), end)
+    try:
+        if context is not None:
+            opened = context.wrap_socket(opened, server_hostname=host, do_handshake_on_connect=False)
+        connection.sock = opened
+        return _asked(connection, opened, parts, end)
+    finally:
+        connection.close()
+        opened.close()
 
-    opened: socket.socket | None = None  # ours too: http.client lets go of it before the body is read
+
+def _asked(
+    connection: http.client.HTTPConnection, opened: socket.socket, parts: SplitResult, end: float
+) -> tuple[int, str, bytes]:
 
     def cut() -> None:
         """A server that sends a byte now and then would never run into the timeout of a socket."""
-        if (sock := opened or connection.sock) is not None:
-            with suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
+        with suppress(OSError):
+            opened.shutdown(socket.SHUT_RDWR)
 
-    clock = threading.Timer(left, cut)
+    clock = threading.Timer(max(0.0, end - time.monotonic()), cut)
     clock.daemon = True
     clock.start()
     try:
-        connection.connect()
-        opened = connection.sock
+        if isinstance(opened, ssl.SSLSocket):
+            opened.do_handshake()
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         connection.request("GET", path, headers={"Accept": "application/jwk-set+json, application/json"})
         response = connection.getresponse()
@@ -87,4 +99,43 @@ def _get(url: str, end: float, ca: Path | None) -> tuple[int, str, bytes]:
         return response.status, response.getheader("Location", ""), body
     finally:
         clock.cancel()
-        connection.close()
+
+
+def _addresses(host: str, port: int, end: float) -> list[Any]:
+    """What the system's resolver says, as `socket.getaddrinfo` returns it; it knows no timeout, so somebody else waits for it."""
+    found: list[Any] = []
+    failed: list[OSError | UnicodeError] = []
+
+    def resolve() -> None:
+        try:
+            found.extend(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except (OSError, UnicodeError) as error:
+            failed.append(error)
+
+    resolving = threading.Thread(target=resolve, name="jwks-resolver", daemon=True)  # nobody's exit waits for it
+    resolving.start()
+    resolving.join(max(0.0, end - time.monotonic()))
+    if resolving.is_alive():
+        raise TimeoutError
+    if failed:
+        raise failed[0]
+    return found
+
+
+def _connected(addresses: list[Any], end: float) -> socket.socket:
+    """A connection to the first address that takes one."""
+    fault: OSError = OSError("no address")
+    for family, kind, protocol, _, address in addresses:
+        left = end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.settimeout(left)
+            sock.connect(address)
+        except OSError as error:
+            sock.close()
+            fault = error
+        else:
+            return sock
+    raise fault

@@ -72,11 +72,7 @@ class Tokens:
                 return known.caller
             del self._verified[digest]
         algorithm, kid = self._header(token)
-        key = await self._key(kid, algorithm, call)
-        if key.slow:
-            claims = await asyncio.to_thread(self._claims, token, key, algorithm)
-        else:
-            claims = self._claims(token, key, algorithm)
+        key, claims = await self._verified_by(token, await self._candidates(kid, algorithm, call), algorithm)
         expires_at = expiry_in(claims, self._config, self._clock())
         caller = caller_in(claims, self._config)
         self._verified[digest] = _Verified(caller, expires_at, key)
@@ -106,16 +102,17 @@ class Tokens:
             raise _malformed()
         return algorithm, kid
 
-    async def _key(self, kid: str | None, algorithm: str, call: Call) -> VerifyingKey:
-        key = self._keys.find(kid, algorithm)
-        if key is None and self._newer is not None:
+    async def _candidates(self, kid: str | None, algorithm: str, call: Call) -> list[VerifyingKey]:
+        """The keys, one or two, by which the token may be signed."""
+        keys = self._keys.find(kid, algorithm)
+        if not keys and self._newer is not None:
             try:
                 async with asyncio.timeout(min(LONGEST_WAIT_S, max(0.0, call.deadline.remaining()))):
                     await self._newer()
             except TimeoutError:
                 pass  # what is known by now counts
-            key = self._keys.find(kid, algorithm)
-        if key is None:
+            keys = self._keys.find(kid, algorithm)
+        if not keys:
             if not self._keys.is_loaded:
                 raise Unavailable(
                     "the keys that tokens are verified by could not be fetched yet",
@@ -124,7 +121,24 @@ class Tokens:
                     retry_after_s=1.0,
                 )
             raise _refused("TOKEN_KEY_UNKNOWN", "is signed by a key (kid) that the issuer does not name")
-        return key
+        return keys
+
+    async def _verified_by(
+        self, token: str, keys: list[VerifyingKey], algorithm: str
+    ) -> tuple[VerifyingKey, dict[str, Any]]:
+        """The first of the keys by which the token is signed, and what it claims."""
+        refusal: Unauthenticated | None = None
+        for key in keys:
+            try:
+                if key.slow:
+                    return key, await asyncio.to_thread(self._claims, token, key, algorithm)
+                return key, self._claims(token, key, algorithm)
+            except Unauthenticated as error:
+                if error.reason != "TOKEN_SIGNATURE":
+                    raise
+                refusal = error
+        assert refusal is not None  # there is a key
+        raise refusal
 
     def _claims(self, token: str, key: VerifyingKey, algorithm: str) -> dict[str, Any]:
         try:

@@ -88,5 +88,5 @@ def _known(entry: KeyEntry) -> _Known:
 
 
 def _caller(entry: KeyEntry | CertificateEntry) -> Caller:
-    models = None if entry.models is None else tuple(entry.models)
+    models = None if "*" in entry.models else tuple(entry.models)
     return Caller(entry.caller, entry.tenant or entry.caller, frozenset(entry.scopes), models)

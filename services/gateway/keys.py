@@ -1,11 +1,16 @@
-"""The models of the keys file: who has an API key or a certificate, and what it is good for. It holds digests, never keys."""
+"""The models of the keys file: who has an API key or a certificate, and what it is good for. It holds digests, never keys.
+
+What an entry leaves out it gets by default, which may be more than it was meant to have; so no part of a file may pass for the
+whole: see `KeysFile.fault_of_text`.
+"""
 
 from __future__ import annotations
 
 import re
 from datetime import UTC, date, datetime, time
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
+import yaml
 from pydantic import AwareDatetime, BeforeValidator, Field, field_validator
 
 from infermesh.config import Identity, Model
@@ -14,6 +19,8 @@ from services.gateway.permission import Scope
 __all__ = ["CertificateEntry", "KeyEntry", "KeysFile"]
 
 _DIGEST = re.compile(r"[0-9a-fA-F]{64}")
+_END = re.compile(r"\.\.\.[ \t]*(#.*)?")
+_DATED = re.compile(r"\d{4}-\d\d-\d\d")
 
 
 class _Hidden:
@@ -33,6 +40,13 @@ def _digest(given: object) -> str:
     raise ValueError("expected the SHA-256 of the key as 64 hexadecimal digits, as `infermesh keys new` prints it")
 
 
+def _day(given: object) -> object:
+    if isinstance(given, date) or (isinstance(given, str) and (given == "never" or _DATED.match(given))):
+        return given
+    # To pydantic 2030, quoted too, would be seconds after 1970; and nothing at all is what is left of a line that was cut off.
+    raise ValueError("expected a day such as 2030-01-31, a moment with its offset, or `never`")
+
+
 class _Entry(Model):
     """What somebody is good for."""
 
@@ -42,15 +56,15 @@ class _Entry(Model):
     """On whose behalf the caller acts, as every hop is told; left out: the caller."""
     scopes: list[Scope] = ["infer", "explain"]
     """What it may do: `infer`, `explain`, `admin` (load and unload models), `variant` (choose one by metadata)."""
-    models: list[str] | None = None
-    """Models that it may use: exact names, or prefixes that end in `*`; left out: all."""
-    expires: date | AwareDatetime | None = None
-    """From this day (midnight UTC) or moment on it is refused; left out: never."""
+    models: list[str] = ["*"]
+    """Models that it may use: exact names, or prefixes that end in `*`; `*` alone: all."""
+    expires: Annotated[date | AwareDatetime | Literal["never"], BeforeValidator(_day)] = "never"
+    """From this day (midnight UTC) or moment on it is refused."""
 
     @field_validator("models")
     @classmethod
-    def _names(cls, models: list[str] | None) -> list[str] | None:
-        wrong = [model for model in models or () if not model or "*" in model[:-1]]
+    def _names(cls, models: list[str]) -> list[str]:
+        wrong = [model for model in models if not model or "*" in model[:-1]]
         if wrong:
             raise ValueError("expected names of models, or prefixes that end in `*`")
         return models
@@ -58,7 +72,7 @@ class _Entry(Model):
     @property
     def expires_at(self) -> float:
         """Seconds of the wall clock from which it is refused."""
-        if self.expires is None:
+        if self.expires == "never":
             return float("inf")
         if isinstance(self.expires, datetime):
             return self.expires.timestamp()
@@ -79,6 +93,13 @@ class CertificateEntry(_Entry):
     """`uri:` or `dns:` and a subject alternative name, or `cn:` and the subject's common name, whole: no patterns.
     Of a certificate with several known names a URI counts first, then a DNS name, then the common name."""
 
+    @field_validator("identity")
+    @classmethod
+    def _whole(cls, identity: str) -> str:
+        if "*" in identity:  # it would be taken by its letters, and let in nobody that was meant
+            raise ValueError("expected one whole name: `*` stands for nothing here")
+        return identity
+
 
 class KeysFile(Model):
     """Everybody that the gateway knows by a key or a certificate."""
@@ -87,6 +108,29 @@ class KeysFile(Model):
     """The keys; with an empty list nobody gets in by one."""
     certificates: list[CertificateEntry] = []
     """Callers by the names in their certificates; left out: a certificate alone lets nobody in."""
+
+    @classmethod
+    def fault_of_text(cls, text: str) -> str:
+        """What is wrong with a file that can't show that it is whole; empty: nothing.
+
+        Of a file that is still being written, or whose writer died, a reader may see any beginning, and the last entry in it may
+        lack what keeps it in bounds: its models, scopes or expiry, or the end of a name. An entry in braces can't be cut without
+        a fault of YAML's; behind one that is not, the end of the file has to be said. What else is cut off grants nothing.
+        """
+        if _END.fullmatch(text.rstrip().rpartition("\n")[2]):
+            return ""
+        root = yaml.compose(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        if not isinstance(root, yaml.MappingNode) or root.flow_style or not root.value:
+            return ""
+        entries = root.value[-1][1]
+        if not isinstance(entries, yaml.SequenceNode) or entries.flow_style:
+            return ""
+        if not isinstance(entries.value[-1], yaml.MappingNode) or entries.value[-1].flow_style:
+            return ""  # something that is no entry is a fault of its own
+        return (
+            f"{root.value[-1][0].value}: the last entry may have been cut off; expected it in braces, `- {{…}}`, or the line "
+            "`...` at the end of the file"
+        )
 
     @field_validator("keys", mode="before")
     @classmethod

@@ -104,7 +104,8 @@ def _rule(config: RuleConfig, enforce: bool) -> Rule:
 class Plans:
     """Finds the levels of a call; those of calls that are alike are made once, and a bounded number of them is kept.
 
-    `label` names a model as its route does, so that made-up names share one limit. A caller without a name is its host.
+    `label` names a model as its route does, so that made-up names share one limit. A caller without a name is its host. `told`:
+    those who are let in want to know what is left of shared limits too.
     """
 
     def __init__(
@@ -114,8 +115,10 @@ class Plans:
         prefix: str = "infermesh-limits",
         label: Callable[[str], str] = lambda model: model,
         max_plans: int = 10_000,
+        told: bool = False,
     ) -> None:
         self.rules = rules
+        self._told = told
         self._tag = f"{{{prefix}}}"
         self._label = label
         self._max_plans = max_plans
@@ -175,7 +178,7 @@ class Plans:
             return Level(rule, key, limit, (), of)
         units = Units.of(limit.rate, limit.burst)
         # The limit is in the key: numbers that were counted in units of another one would be read wrong.
-        return Level(rule, f"{self._tag}:{units.name}:{key}", limit, units.words(rule.enforce), of)
+        return Level(rule, f"{self._tag}:{units.name}:{key}", limit, units.words(rule.enforce, told=self._told), of)
 
 
 def _plan(levels: Sequence[Level]) -> Plan:

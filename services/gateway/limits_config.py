@@ -7,7 +7,8 @@ from typing import Literal
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from infermesh.config import Duration, Mode, Model
+from infermesh.config import ConfigPath, Duration, Mode, Model
+from services.gateway.redis_url import read_url
 
 __all__ = ["ConcurrencyConfig", "LimitConfig", "LimitStoreConfig", "MatchConfig", "RateLimitConfig", "RuleConfig"]
 
@@ -81,9 +82,15 @@ class LimitStoreConfig(Model):
     """The Redis or Valkey that holds the limits that replicas share; any that is not told to evict keys (`noeviction`)."""
 
     url: str = ""
-    """Address, with database: `redis://`, `rediss://` (TLS) or `unix://`; a cluster by any of its nodes."""
+    """Address, with user and database where needed: `redis://user@redis:6379/1`, `rediss://` (TLS) or `unix://`; a cluster by
+    any of its nodes; Sentinel as `redis+sentinel://one:26379,two:26379/name/1` or `rediss+sentinel://`, with the primary's
+    name."""
     password: SecretStr = SecretStr("")
     """Password, better given here by the environment than in the address, which may be logged."""
+    sentinel_password: SecretStr = SecretStr("")
+    """Password of the Sentinels, where they have one."""
+    ca: ConfigPath | None = None
+    """Roots that are trusted with TLS; left out: the system's."""
     key_prefix: str = Field("infermesh-limits", pattern=r"^[A-Za-z0-9_.-]{1,64}$")
     """What every key begins with, in braces: all keys of a mesh are in one slot of a cluster, so that one script sees all levels
     of a call."""
@@ -96,10 +103,20 @@ class LimitStoreConfig(Model):
 
     @field_validator("url")
     @classmethod
-    def _known_scheme(cls, url: str) -> str:
-        if url and not url.startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("expected an address that begins with redis://, rediss:// or unix://")
+    def _can_be_read(cls, url: str) -> str:
+        if url:
+            read_url(url)
         return url
+
+    @model_validator(mode="after")
+    def _has_what_it_names(self) -> LimitStoreConfig:
+        if self.url:
+            url = read_url(self.url)
+            if self.ca is not None and not url.has_tls:
+                raise ValueError("ca: expected a url with TLS beside it, rediss:// or rediss+sentinel://")
+            if self.sentinel_password.get_secret_value() and not url.sentinels:
+                raise ValueError("sentinel_password: expected a url of Sentinels beside it, redis+sentinel://")
+        return self
 
 
 class RateLimitConfig(Model):
@@ -119,6 +136,9 @@ class RateLimitConfig(Model):
     has been idle."""
     rules: list[RuleConfig] = []
     """More limits. A call is let in when all that match let it in, and counts for none when one refuses."""
+    metadata: bool = True
+    """Whether every answer tells `x-ratelimit-limit`, `-remaining` and `-reset` in its trailing metadata, of the limit that is
+    nearest to its end; without it refusals alone do."""
     redis: LimitStoreConfig = LimitStoreConfig()
     """Where the rules with `store: redis` are counted."""
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from infermesh.telemetry import Metrics
+from services.gateway.series import Counts, Series
 from services.gateway.standing import Standing, StandingCollector
 
 __all__ = ["GatewayMetrics"]
@@ -16,6 +18,8 @@ Count = Callable[[], None]
 
 class GatewayMetrics:
     """Labels come from the configuration, the route table and the keys file, never from what a caller sent.
+
+    Series of routes, variants and shadows go with them (`Series`); requests and latencies, which every service has, by `forget`.
 
     | metric | labels | meaning |
     |---|---|---|
@@ -35,9 +39,11 @@ class GatewayMetrics:
     | `infermesh_gateway_file_bad` | service, file | 1 while the file can't be used and the last good one counts |
     | `infermesh_gateway_reloads_total` | service, file, outcome | changed files, `good` or `bad` |
 
-    A variant is chosen by `weight`, `sticky`, `rule`, `version` or `header`; `refused` calls fell on one that is not ready, of a
+    A variant is chosen by `weight`, `sticky`, `rule`, `version` or `header`; by its `breaker` where the one that had the
+    call's share is left alone by its breaker; `refused` calls fell on one that is not ready, of a
     route that lets them fail. A copy is `mirrored` when the candidate answered,
-    `failed` when not, `shed` when too many were under way, `skipped` when its request is too large. A retry is not made for
+    `failed` when not, `shed` when too many were under way, `skipped` when its request is too large, `suppressed` when calls came
+    first under overload. A retry is not made for
     `no_budget`, `no_time`, or when it was `pushed_back` for longer than it may wait. A breaker is `opened`, `half_opened` or
     `closed`, and while it is open calls are `refused`, or `observed`. A step of a fallback has `answered`, `failed` or `none` to
     give; in mode `observe` calls that need one are counted as `wanted`, under the step `any`.
@@ -46,46 +52,57 @@ class GatewayMetrics:
     def __init__(self, metrics: Metrics) -> None:
         self._service = metrics.service
         self._registry = metrics.registry
-        counter, gauge = metrics.counter, metrics.gauge
-        self._picks = counter("infermesh_gateway_picks_total", "Calls by variant.", "model", "variant", "by")
-        self._misses = counter("infermesh_gateway_sticky_misses_total", "Calls without a sticky key.", "model")
-        self._shadow = counter("infermesh_gateway_shadow_total", "Shadow copies.", "model", "shadow", "outcome")
+        self._metrics = metrics
+        counter, gauge, series = metrics.counter, metrics.gauge, partial(Series, metrics.registry, metrics.service)
+        # Of what the route table has: these go with it.
+        variant = ("model", "variant")
+        self._picks = series("infermesh_gateway_picks", "Calls by variant.", variant, ("by",))
+        self._misses = series("infermesh_gateway_sticky_misses", "Calls without a sticky key.", ("model",))
+        self._shadow = series("infermesh_gateway_shadow", "Shadow copies.", ("model", "shadow"), ("outcome",))
+        self._breaker = series("infermesh_gateway_breaker", "Breakers of variants.", variant, ("event",))
+        self._no_time = series("infermesh_gateway_no_time", "Calls that came too late.", (*variant, "mode"))
+        self._fallback = series("infermesh_gateway_fallback", "Fallbacks.", ("model",), ("step", "outcome"))
+        # Of what the configuration has: these stay.
         self._auth = counter("infermesh_gateway_auth_refusals_total", "Authentication refusals.", "reason", "mode")
         self._dropped = counter("infermesh_gateway_variants_dropped_total", "Wishes without the scope.", "mode")
         self._limited = counter("infermesh_gateway_rate_limited_total", "Calls past a rate.", "caller", "mode")
         self._retries = counter("infermesh_gateway_retries_total", "Retries.", "backend", "outcome")
-        self._breaker = counter("infermesh_gateway_breaker_total", "Breakers of variants.", "model", "variant", "event")
-        self._no_time = counter(
-            "infermesh_gateway_no_time_total", "Calls that came too late.", "model", "variant", "mode"
-        )
-        self._fallback = counter("infermesh_gateway_fallback_total", "Fallbacks.", "model", "step", "outcome")
         self._generation = gauge("infermesh_gateway_file_generation", "Times that the file was taken over.", "file")
         self._bad = gauge("infermesh_gateway_file_bad", "1 while the file can't be used.", "file")
         self._reloads = counter("infermesh_gateway_reloads_total", "Changed files.", "file", "outcome")
         self._callers: set[str] = set()
+        # Held here: a new table asks for them with a variant's first call, when the old one is gone.
+        self._picked: dict[tuple[str, str], Counts] = {}
 
     def pick(self, model: str, variant: str, by: str) -> Count:
         """What counts a call that goes to the variant; made when the first one does."""
-        return self._picks.labels(self._service, model, variant, by).inc
+        self._metrics.expect(model, variant)
+        counts = self._picked.get((model, variant))
+        if counts is None:
+            counts = self._picked[model, variant] = self._picks.counts(model, variant)
+        return partial(counts.add, by)
 
     def sticky_miss(self, model: str) -> Count:
-        return self._misses.labels(self._service, model).inc
+        counts = self._misses.counts(model)
+        counts.begin()
+        return counts.add
 
     def standing(self, read: Callable[[], Iterable[Standing]]) -> None:
         """Tell from now on how the variants stand; `read` is called in another thread."""
         self._registry.register(StandingCollector(self._service, read))
 
     def forget(self, model: str, variant: str) -> None:
-        """Drop the series of a variant that is in no route any more."""
-        gone = {"service": self._service, "model": model, "variant": variant}
-        for counter in (self._picks, self._breaker, self._no_time):
-            counter.remove_by_labels(gone)
+        """Drop the series of a variant that is in no route any more, and those of its model if that is in none."""
+        if self._picked.pop((model, variant), None) is not None:
+            self._picks.forget(model, variant)
+        self._metrics.forget(model, variant)
 
     def shadow(self, model: str, shadow: str) -> Callable[[str], None]:
         """What counts a copy by its outcome."""
-        outcomes = ("mirrored", "failed", "shed", "skipped")
-        counts = {each: self._shadow.labels(self._service, model, shadow, each).inc for each in outcomes}
-        return lambda outcome: counts[outcome]()
+        counts = self._shadow.counts(model, shadow)
+        for outcome in ("mirrored", "failed", "shed", "skipped", "suppressed"):
+            counts.begin(outcome)
+        return counts.add
 
     def refusal(self, mode: str) -> Callable[[str], None]:
         """What counts a refusal of authentication by its reason."""
@@ -99,7 +116,7 @@ class GatewayMetrics:
         """What counts a call past its caller's rate."""
 
         def count(caller: str) -> None:
-            if caller not in self._callers:
+            if caller and caller not in self._callers:
                 if len(self._callers) >= MAX_CALLERS:
                     caller = ""
                 else:
@@ -118,15 +135,26 @@ class GatewayMetrics:
 
     def breaker(self, model: str, variant: str) -> Callable[[str], None]:
         """What counts the changes of a variant's breaker, and the calls that meet it open."""
-        return lambda event: self._breaker.labels(self._service, model, variant, event).inc()
+        self._metrics.expect(model, variant)
+        return self._breaker.counts(model, variant).add
 
     def no_time(self, model: str, variant: str, mode: str) -> Count:
         """What counts a call with too little time for the variant."""
-        return self._no_time.labels(self._service, model, variant, mode).inc
+        counts = self._no_time.counts(model, variant, mode)
+        counts.begin()
+        return counts.add
 
     def fallback(self, model: str) -> Callable[[str, str], None]:
         """What counts a step of the model's fallback, by its outcome."""
-        return lambda step, outcome: self._fallback.labels(self._service, model, step, outcome).inc()
+        return self._fallback.counts(model).add
+
+    def covered(self, model: str) -> Callable[[str, str, float], None]:
+        """What counts a failure of a variant that a fallback covers among the requests, where its answer is `fallback`'s."""
+
+        def count(variant: str, code: str, seconds: float) -> None:
+            self._metrics.request(model, "", variant, code, seconds)
+
+        return count
 
     def file(self, name: str) -> Callable[[bool], None]:
         """What counts a reading of a file that was taken over, or was bad."""

@@ -16,6 +16,7 @@ _SCOPES = {
     "ModelStreamInfer": "infer",
     "RepositoryModelLoad": "admin",
     "RepositoryModelUnload": "admin",
+    "ShadowReset": "admin",
 }
 
 

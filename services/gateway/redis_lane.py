@@ -9,15 +9,13 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from redis.asyncio import ConnectionPool
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import MovedError, NoScriptError, RedisError, ResponseError
+from redis.exceptions import InvalidResponse, NoScriptError, RedisError, ResponseError
 
 from services.gateway.limits_config import LimitStoreConfig
+from services.gateway.redis_address import Address
 from services.gateway.redis_script import SCRIPT, SHA
 
-__all__ = ["Lane", "open_connection"]
+__all__ = ["Lane"]
 
 MAX_BATCH = (
     64  # decisions; two such batches are answered well within the timeout, and more calls at once are told it is away
@@ -27,6 +25,7 @@ STEADY_S = 1.0  # a connection that lasted so long was good: the next first try 
 LATE_S = 0.003  # a timer that comes so late was held up, and so was the answer: the loop gets a moment to read it
 GRACE_S = 0.001
 GRACES = 2
+ANSWER = 4  # numbers at least, of an answer that is not just 0
 
 _log = logging.getLogger(__name__)
 
@@ -72,7 +71,7 @@ class Lane:
     ) -> None:
         self._config = config
         self._observe, self._observe_away = observe, observe_away
-        self._connect = connect or _Address(config).connect
+        self._connect = connect or Address(config).connect
         self._clock, self._sleep, self._draw = clock, sleep, draw
         self.is_away = True
         self._pending: _Batch | None = None
@@ -80,6 +79,7 @@ class Lane:
         self._wake = asyncio.Event()
         self._serving: asyncio.Task[str] | None = None
         self._why = ""
+        self._told = False  # the log, why it is away
         self._first = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -164,15 +164,18 @@ class Lane:
             try:
                 async with asyncio.timeout(self._config.connect_timeout):
                     connection = await self._connect(self._probe)
-            except (RedisError, OSError, TimeoutError, RuntimeError):
+            except Exception as error:  # one that nobody foresaw too: the limits must come back all the same
+                self._tell("connect", error)
                 return "connect"
             self._why = ""
+            self._told = False
             self.is_away = False
             self._observe_away(False)
             self._first.set()
             self._serving = asyncio.create_task(self._serve(connection))
             await asyncio.wait({self._serving})
             self._away(_ending(self._serving))
+            self._tell(self._why)
             return self._why
         finally:
             if connection is not None:
@@ -184,14 +187,24 @@ class Lane:
             if connection is not None:
                 await connection.disconnect(nowait=True)
 
+    def _tell(self, why: str, error: BaseException | None = None) -> None:
+        """One line in the log for each time that it is away, not for each try."""
+        if not self._told:
+            self._told = True
+            about = f": {error or type(error).__name__}" if error is not None else ""
+            _log.warning("the store of shared limits is away: %s%s", why, about)
+
     async def _probe(self, connection: Any) -> None:
         """Run the script as a call would: so it is loaded, and the server is a primary, has memory and is fast enough."""
         key = f"{{{self._config.key_prefix}}}:probe"
         await connection.send_command("EVAL", SCRIPT, "1", key, "1", "1", "1", "0", "1", check_health=False)
-        await connection.read_response()
+        first = await connection.read_response()
         async with asyncio.timeout(self._config.timeout):
             await connection.send_command("EVALSHA", SHA, "1", key, "1", "1", "1", "0", "1", check_health=False)
-            await connection.read_response()
+            second = await connection.read_response()
+        for reply in (first, second):
+            if reply != 0 and not _is_answer(reply, 1):
+                raise InvalidResponse("what is at this address does not run scripts as Redis does")
 
     async def _serve(self, connection: Any) -> str:
         """Read replies until the connection fails, which is seen while nobody asks too; why it did."""
@@ -208,8 +221,10 @@ class Lane:
                 batch.answered += 1
                 if reply is _FORGOTTEN:
                     batch.forgotten.append((command, answer))
-                else:
+                elif reply == 0 or _is_answer(reply, int(command[0])):
                     _set(answer, reply)
+                else:
+                    return "error"  # no answer of the script: whoever it is, it keeps no limits
                 if batch.answered == len(batch):
                     self._ended(batch)
         except ResponseError:
@@ -251,46 +266,14 @@ class Lane:
             self._wake.set()
 
 
-class _Address:
-    """Where Redis is. In a cluster the node that has our one slot may be another one than the configured address: it says so."""
-
-    def __init__(self, config: LimitStoreConfig) -> None:
-        self._config = config
-        self._moved: tuple[str, int] | None = None
-
-    async def connect(self, probe: Callable[[Any], Awaitable[None]]) -> Any:
-        """A connection that has passed the probe. Raises redis-py's errors, those of the system, and TimeoutError."""
-        moved, self._moved = self._moved, None  # for one try: after it the configured address is asked again
-        connection = open_connection(self._config, moved)
-        try:
-            await connection.connect()
-            await probe(connection)
-        except MovedError as error:
-            await connection.disconnect(nowait=True)
-            if moved is not None:
-                raise
-            self._moved = (error.host, error.port)
-            return await self.connect(probe)
-        except BaseException:
-            await connection.disconnect(nowait=True)
-            raise
-        return connection
-
-
-def open_connection(config: LimitStoreConfig, moved: tuple[str, int] | None = None) -> Any:
-    """A connection of redis-py that is not yet made, which retries nothing and waits for as long as it is let."""
-    options: dict[str, Any] = {
-        "retry": Retry(NoBackoff(), 0),
-        "socket_timeout": None,  # who asks has a timer
-        "protocol": 2,  # one round trip less to connect
-        "client_name": "infermesh-gateway",
-    }
-    if password := config.password.get_secret_value():
-        options["password"] = password
-    pool = ConnectionPool.from_url(config.url, **options)
-    if moved is not None:
-        pool.connection_kwargs["host"], pool.connection_kwargs["port"] = moved
-    return pool.make_connection()  # type: ignore[no-untyped-call]  # of redis-py
+def _is_answer(reply: Any, levels: int) -> bool:
+    """Whether it may be the script's, as `redis_script.py` describes it, about so many levels."""
+    if type(reply) is not list or len(reply) < ANSWER or any(type(each) is not int or each < 0 for each in reply):
+        return False
+    refused, second, _, _, *over = reply
+    if refused:
+        return refused <= levels and not over
+    return second <= levels and all(1 <= each <= levels for each in over)
 
 
 def _ending(serving: asyncio.Task[str]) -> str:

@@ -45,11 +45,11 @@ class RedisLimits:
             return None
         if reply == 0:
             return ADMITTED
-        first, *rest = reply
-        if not first:
-            return Decision(over=[at for at in range(len(levels)) if rest[0] >> at & 1])
-        wait_us, left, reset_us = rest
-        return Decision(first - 1, wait_us / 1e6, left, reset_us / 1e6)
+        refused, second, left, reset_us, *over = reply
+        if refused:
+            return Decision(refused - 1, second / 1e6, left, reset_us / 1e6)
+        nearest = second - 1 if second else None
+        return Decision(None, 0.0, left, reset_us / 1e6, [each - 1 for each in over], nearest)
 
     def __repr__(self) -> str:
         return f"RedisLimits({'away' if self._lane.is_away else 'up'})"

@@ -6,9 +6,12 @@ import hashlib
 
 __all__ = ["SCRIPT", "SHA"]
 
-# KEYS: one per level. ARGV, for each: unit, drain, room (as in redis_units.py), whether it enforces, and the call's cost.
+# KEYS: one per level. ARGV, for each: unit, drain, room (as in redis_units.py), whether it enforces (2: and is told of), and the
+# call's cost.
 # A value is "<debt> <microseconds>": what was owed, and when. Its end is when nothing is owed any more.
-# Answers 0: let in, and charged. {0, mask}: the same, but those levels are over and only observe; they are not charged.
+# Answers 0: let in, and charged.
+# {0, level, units left, microseconds until all are, levels…}: the same; the first level is the one, of those that are told of,
+# that has the least of its burst left (0: none is); the others are over and only observe, and are not charged.
 # {level, microseconds to wait, units left, microseconds until all are}: refused by this level; no level is charged.
 # A clock that is set back (or another server's, after a failover) pays nothing off, and locks nobody out: debts count from its
 # new time on, which is written down at once.
@@ -20,8 +23,8 @@ end
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local values = redis.call('MGET', unpack(KEYS))
-local debts, over, refused, longest = {}, 0, 0, -1
-local left, reset = 0, 0
+local debts, over, refused, longest = {}, {}, 0, -1
+local near, fullest, left, reset = 0, -1, 0, 0
 for i = 1, #KEYS do
   local a = (i - 1) * 5
   local unit, drain, room = tonumber(ARGV[a + 1]), tonumber(ARGV[a + 2]), tonumber(ARGV[a + 3])
@@ -37,19 +40,23 @@ for i = 1, #KEYS do
   local after = debt + tonumber(ARGV[a + 5]) * unit
   if after <= room then
     debts[i] = after
-  elseif ARGV[a + 4] == '1' then
+    if ARGV[a + 4] == '2' and refused == 0 and after / room > fullest then
+      near, fullest = i, after / room
+      left, reset = math.floor((room - after) / unit), math.ceil(after / drain)
+    end
+  elseif ARGV[a + 4] ~= '0' then
     local wait = math.ceil((after - room) / drain)
     if wait > longest then
       refused, longest = i, wait
       left, reset = math.floor(math.max(0, room - debt) / unit), math.ceil(debt / drain)
     end
   else
-    over = over + 2 ^ (i - 1)
+    over[#over + 1] = i
   end
 end
 if refused > 0 then return {refused, longest, left, reset} end
 for i, debt in pairs(debts) do keep(KEYS[i], debt, now, tonumber(ARGV[(i - 1) * 5 + 2])) end
-if over > 0 then return {0, over} end
+if near > 0 or #over > 0 then return {0, near, left, reset, unpack(over)} end
 return 0
 """.strip()
 

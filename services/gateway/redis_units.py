@@ -37,6 +37,6 @@ class Units(NamedTuple):
         """What tells limits apart."""
         return f"{self.unit:x}.{self.drain:x}"
 
-    def words(self, enforce: bool) -> tuple[str, ...]:
-        """As the script takes it, but for the cost."""
-        return (str(self.unit), str(self.drain), str(self.room), "1" if enforce else "0")
+    def words(self, enforce: bool, *, told: bool = False) -> tuple[str, ...]:
+        """As the script takes it, but for the cost; `told`: those who are let in want to know what is left."""
+        return (str(self.unit), str(self.drain), str(self.room), ("2" if told else "1") if enforce else "0")

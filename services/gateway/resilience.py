@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from infermesh.breaker import Breaker
+from infermesh.breaker import ALL, Breaker
 from infermesh.config import BreakerConfig
 from infermesh.filters import CircuitBreaker, WithinDeadline
 from infermesh.service import Filter, InferenceService, stack
@@ -20,6 +20,7 @@ from services.gateway.enough_time import EnoughTime
 from services.gateway.fallback import Asked, Fallback, Step
 from services.gateway.fallback_config import FallbackStepConfig
 from services.gateway.recent_median import RecentMedian
+from services.gateway.remembering import Remembering
 from services.gateway.routes import RouteConfig
 from services.gateway.split import Variant
 from services.gateway.sticky import StickyKey
@@ -35,6 +36,7 @@ class ResilienceObservers(Protocol):
     def breaker(self, model: str, variant: str) -> Callable[[str], None]: ...
     def no_time(self, model: str, variant: str, mode: str) -> Callable[[], None]: ...
     def fallback(self, model: str) -> Callable[[str, str], None]: ...
+    def covered(self, model: str) -> Callable[[str, str, float], None]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +72,15 @@ class Resilience:
         model: str,
         service: InferenceService,
         *,
+        counts: Collection[str] = ALL,
         check_time: bool = True,
     ) -> InferenceService:
         """The variant's service with a breaker and a check of the time, but behind a prefix, where models share a variant;
         `target` is backend, model there and version.
 
-        `model` is a name that the backend can be asked about (empty: about itself alone). `check_time` is not for explainers:
-        they take the time that they get, so what an explanation took says nothing about what it needs.
+        `counts` are the failures that its breaker counts. `model` is a name that the backend can be asked about (empty: about
+        itself alone). `check_time` is not for explainers: they take the time that they get, so what an explanation took says
+        nothing about what it needs.
         """
         key = (label, variant, *target)
         state = self._states.get(key)
@@ -99,7 +103,11 @@ class Resilience:
             enforce = self._breaker.mode == "enforce"
             observe = partial(self._observers.breaker(label, variant), "refused" if enforce else "observed")
             probe = partial(service.ready, model, target[2])
-            filters.append(CircuitBreaker(breaker=state.breaker, probe=probe, enforce=enforce, observe=observe))
+            filters.append(
+                CircuitBreaker(
+                    breaker=state.breaker, probe=probe, enforce=enforce, counts=frozenset(counts), observe=observe
+                )
+            )
         return stack(*filters, service=service) if filters else service
 
     def round_route(
@@ -111,24 +119,38 @@ class Resilience:
         maximum = self._deadline.maximum if own.maximum is None else own.maximum
         return stack(WithinDeadline(min(default, maximum), maximum, ends_below=True), *filters, service=service)
 
-    def fallback(
+    def remembering(self, route: RouteConfig, service: InferenceService, steps: Sequence[Step]) -> InferenceService:
+        """The service, with its answers kept where the route's fallback gives the last one again."""
+        caches = [step for step in steps if isinstance(step, AnswerCache)]
+        return (
+            Remembering(caches, service) if caches and route.fallback and route.fallback.mode == "enforce" else service
+        )
+
+    def steps(
         self,
         route: RouteConfig,
         variants: Sequence[Variant],
         backends: Mapping[str, Backend],
         sticky: StickyKey | None,
-    ) -> tuple[Filter, ...]:
+    ) -> list[Step]:
+        """The steps of the route's fallback, if it has one."""
+        config = route.fallback
+        if config is None or config.mode == "off":
+            return []
+        return [self._step(route, each, variants, backends, sticky) for each in config.steps]
+
+    def fallback(self, route: RouteConfig, steps: Sequence[Step]) -> tuple[Filter, ...]:
         """The route's fallback, if it has one."""
         config = route.fallback
         if config is None or config.mode == "off":
             return ()
-        steps = [self._step(route, each, variants, backends, sticky) for each in config.steps]
         return (
             Fallback(
                 steps=steps,
                 reserve_s=config.reserve,
                 enforce=config.mode == "enforce",
                 observe=self._observers.fallback(route.label),
+                failed=self._observers.covered(route.label),
             ),
         )
 
@@ -168,9 +190,13 @@ class Resilience:
             return ConstantAnswer(config.constant)
         assert config.cached is not None
         where = route.sticky.model_dump_json() if route.sticky else ""
-        key = (route.label, config.cached.model_dump_json(), where)
+        # What other variants or targets have answered is another matter: a table that steps back begins with nothing.
+        asked = [(each.name, each.backend.name, each.model, each.version) for each in variants]
+        key = (route.label, config.cached.model_dump_json(), where, repr(asked))
         self._used.add(key)
         cache = self._caches.get(key)
         if cache is None:
-            cache = self._caches[key] = AnswerCache(config.cached, sticky)
+            cache = self._caches[key] = AnswerCache(
+                config.cached, sticky, entity=route.sticky.input if route.sticky else ""
+            )
         return cache

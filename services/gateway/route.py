@@ -13,12 +13,15 @@ from infermesh.service import InferenceService, stack
 from services.gateway.backends import Backend
 from services.gateway.chooser import Chooser, Rule
 from services.gateway.conditions import Condition
+from services.gateway.copies import Copies
+from services.gateway.pairs import Again, Pairs
 from services.gateway.readiness import Gate, Place, ReadinessWatch
 from services.gateway.resilience import Resilience
 from services.gateway.routes import ReadinessConfig, RouteConfig
-from services.gateway.shadow import Copies, Shadow
+from services.gateway.shadow import Shadow, never
 from services.gateway.split import Split, Variant
 from services.gateway.sticky import StickyKey
+from services.gateway.targets import ShadowConfig
 from services.gateway.weights import Weights
 
 __all__ = ["Answering", "Observers", "Parts", "Route"]
@@ -33,6 +36,13 @@ class Observers(Protocol):
     def forget(self, model: str, variant: str) -> None: ...
 
 
+class Comparing(Protocol):
+    """What answers of shadows are handed to; `Comparer` is one."""
+
+    def pairs(self, model: str, shadow: ShadowConfig, again: Again) -> Pairs: ...
+    def adopt(self, shadows: Mapping[tuple[str, str], ShadowConfig]) -> None: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Parts:
     """What routes are put together from, and what outlives them."""
@@ -45,6 +55,8 @@ class Parts:
     watch: ReadinessWatch | None = None
     resilience: Resilience | None = None
     draw: Callable[[], float] = random.random
+    comparer: Comparing | None = None
+    overloaded: Callable[[], bool] = never
 
 
 class Answering:
@@ -167,10 +179,13 @@ class Route:
             gate = self.gates.get(each.name)
             suspected = {"suspect": partial(self._parts.watch.suspect, gate)} if gate and self._parts.watch else {}
             backend, model = backends[each.backend or config.backend], each.model or asked_as
-            service = backend.answering(model=model, version=each.version)
+            once = config.retry == "not_started"
+            service = backend.answering(model=model, version=each.version, not_started=once)
             if resilience is not None:
                 target = (backend.name, each.model, each.version)
-                service = resilience.round_variant(config.label, each.name, target, config.model, service)
+                service = resilience.round_variant(
+                    config.label, each.name, target, config.model, service, counts=config.breaker.counts
+                )
             models.append(Variant(each.name, each.weight, backend, service, each.version, model, **suspected))
             backend = backends[explainer] if explainer else backend
             model = model and model + EXPLAINER_SUFFIX
@@ -179,7 +194,13 @@ class Route:
                 asked = config.model and config.model + EXPLAINER_SUFFIX
                 target = (backend.name, each.model and each.model + EXPLAINER_SUFFIX, each.version)
                 service = resilience.round_variant(
-                    config.label + EXPLAINER_SUFFIX, each.name, target, asked, service, check_time=False
+                    config.label + EXPLAINER_SUFFIX,
+                    each.name,
+                    target,
+                    asked,
+                    service,
+                    counts=config.breaker.counts,
+                    check_time=False,
                 )
             explainers.append(Variant(each.name, each.weight, backend, service, each.version, model))
         model_split = self._split(config.label, models)
@@ -187,8 +208,12 @@ class Route:
         answering: InferenceService = stack(*self._shadows, service=model_split) if self._shadows else model_split
         explaining: InferenceService = explainer_split
         if resilience is not None:
-            fallback = resilience.fallback(config, models, backends, self._sticky)
-            answering = resilience.round_route(config.deadline, model_split, *self._shadows, *fallback)
+            steps = resilience.steps(config, models, backends, self._sticky)
+            fallback, remembering = (
+                resilience.fallback(config, steps),
+                resilience.remembering(config, model_split, steps),
+            )
+            answering = resilience.round_route(config.deadline, remembering, *self._shadows, *fallback)
             explaining = resilience.round_route(config.deadline, explainer_split)
         copied = [(backends[s.backend or config.backend], s.model or asked_as) for s in config.shadows]
         return (
@@ -216,12 +241,26 @@ class Route:
             candidate=backend.copying(model=config.model or self.config.model, version=config.version),
             fraction=config.fraction,
             max_in_flight=config.max_in_flight,
+            max_waiting=config.max_waiting,
             max_request_bytes=config.max_request,
             budget_s=config.budget,
             copies=parts.copies(self.config.label, config.name),
+            pairs=self._pairs(config),
+            overloaded=parts.overloaded,
             draw=parts.draw,
             observe=parts.observers.shadow(self.config.label, config.name),
         )
+
+    def _pairs(self, shadow: ShadowConfig) -> Pairs | None:
+        comparer = self._parts.comparer
+        return comparer.pairs(self.config.model, shadow, self._again) if comparer and self.config.model else None
+
+    def _again(self, variant: str, version: str) -> InferenceService | None:
+        """What asks a variant once more, as a copy: in the version that answered, which a label may have moved from since."""
+        found = next((each for each in self.variants if each.name == variant), None)
+        if found is None:
+            return None
+        return found.backend.copying(model=found.model or self.config.model, version=version or found.version)
 
 
 def _nothing() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from infermesh.config import Duration, Mode, Model
 from infermesh.names import explained_model
+from infermesh.parameters import BY_FALLBACK
+from services.gateway.breaker_config import RouteBreakerConfig
 from services.gateway.deadline_config import RouteDeadlineConfig
 from services.gateway.fallback_config import FallbackConfig
 from services.gateway.rules import RuleConfig
@@ -75,6 +77,11 @@ class RouteConfig(Model):
     """Another backend for explanations; left out: the variant's own."""
     deadline: RouteDeadlineConfig | None = None
     """Ends for the calls of this model and its explanations; left out: as for all."""
+    breaker: RouteBreakerConfig = RouteBreakerConfig()
+    retry: Literal["safe", "not_started"] = "safe"
+    """`safe`: what was not begun, or broke off where another replica may answer, since an inference has no effects;
+    `not_started`: only what was not begun, for a model whose every run counts. Calls of a sequence (`sequence_id`) are always
+    treated so."""
     fallback: FallbackConfig | None = None
     """What answers when the variants can't; left out: their error is the answer. Explanations have none."""
 
@@ -82,6 +89,13 @@ class RouteConfig(Model):
     @classmethod
     def _pattern(cls, model: str) -> str:
         return _exact(model)
+
+    @field_validator("prefix")
+    @classmethod
+    def _beginning(cls, prefix: str | None) -> str | None:
+        if prefix is not None and not prefix.isprintable():
+            raise ValueError("expected a beginning of printable characters")
+        return prefix
 
     @field_validator("aliases")
     @classmethod
@@ -109,14 +123,31 @@ class RouteConfig(Model):
         faults += self._faults_of_rules()
         if self.prefix is not None and self.aliases:
             faults.append("expected a route for one model where it has aliases")
+        faults += self._faults_of_targets()
         if self.fallback is not None:
-            names = [each.name for each in self.alternatives]
-            faults += self.fallback.faults(names, backend=self.backend, sticky=self.sticky is not None)
+            asked = {each.name: self._asked(each) for each in self.alternatives}
+            faults += self.fallback.faults(asked, backend=self.backend, sticky=self.sticky)
         if self.prefix is not None and any(each.model for each in self.targets):
             faults.append("expected a route for one model where a variant or shadow has another name for it")
         if faults:
             raise ValueError("; ".join(faults))
         return self
+
+    def _asked(self, target: TargetConfig) -> tuple[str, str, str]:
+        """What a target comes down to: backend, model and version."""
+        return target.backend or self.backend, target.model or self.model, target.version
+
+    def _faults_of_targets(self) -> list[str]:
+        faults, asked = [], dict[tuple[str, str, str], str]()
+        for each in self.variants:
+            other = asked.setdefault(self._asked(each), each.name)
+            if other != each.name and each.version:
+                faults.append(
+                    f"variants {other} and {each.name} ask for the same version: which is a caller to get by it?"
+                )
+            if each.name == BY_FALLBACK:
+                faults.append(f"variant {each.name}: the name stands for what a fallback answers; expected another")
+        return faults
 
     def _faults_of_rules(self) -> list[str]:
         faults = []
@@ -157,6 +188,8 @@ class RouteConfig(Model):
 
 
 def _exact(model: str) -> str:
+    if not model.isprintable():
+        raise ValueError("expected a name of printable characters: others are in no log or metric as they are")
     if "*" in model:
         raise ValueError("expected an exact name; `prefix` is for all names that begin alike")
     if explained_model(model):

@@ -17,17 +17,21 @@ from infermesh.names import EXPLAINER_SUFFIX, check_model_name, explained_model
 from infermesh.protocol import open_inference_pb2 as pb
 from infermesh.service import InferenceService, ModelRepository
 from services.gateway.backends import Backend
+from services.gateway.copies import Copies
 from services.gateway.readiness import Gate, Listener, ReadinessWatch
 from services.gateway.repository import MergedRepository
 from services.gateway.resilience import Resilience
-from services.gateway.route import Answering, Observers, Parts, Route
+from services.gateway.route import Answering, Comparing, Observers, Parts, Route
 from services.gateway.routes import ReadinessConfig, RouteConfig
-from services.gateway.shadow import Copies
+from services.gateway.shadow import never
 from services.gateway.standing import Standing
+from services.gateway.targets import ShadowConfig
 
 __all__ = ["RouteTable"]
 
+GENERATION = "x-infermesh-generation"  # in trailing metadata: of the table that a call came through
 MAX_GATEWAYS = 8  # that a call may come through: one for a site and one before a team are two
+FORGOTTEN_AT_ONCE = 100  # variants, before calls get their turn
 AT_ONCE = 4  # routes that are compiled before calls get their turn
 
 
@@ -52,6 +56,7 @@ class _Table:
         self.listeners: dict[Gate, list[Listener]] = {}
         self.variants: set[tuple[str, str]] = set()
         self.shadows: set[tuple[str, str]] = set()
+        self.compared: dict[tuple[str, str], ShadowConfig] = {}
 
     def add(self, route: Route) -> None:
         self.routes.append(route)
@@ -68,6 +73,8 @@ class _Table:
             self.listeners.setdefault(gate, []).extend(each)
         self.variants.update((route.label, each.name) for each in route.variants)
         self.shadows.update((route.label, each.name) for each in route.config.shadows)
+        if route.prefix is None:
+            self.compared.update({(route.label, each.name): each for each in route.config.shadows})
 
     def drop(self, routes: list[Route]) -> None:
         """Let go of the last routes, where nobody takes this table any more."""
@@ -99,6 +106,8 @@ class RouteTable(InferenceService, ModelRepository):
         draw: Callable[[], float] = random.random,
         resilience: Resilience | None = None,
         watch: ReadinessWatch | None = None,
+        comparer: Comparing | None = None,
+        overloaded: Callable[[], bool] = never,
     ) -> None:
         self.generation = 0
         self._resilience = resilience
@@ -111,10 +120,12 @@ class RouteTable(InferenceService, ModelRepository):
         self._parts = Parts(
             backends=backends,
             observers=observers,
-            copies=lambda route, shadow: self._copies.setdefault((route, shadow), set()),
+            copies=lambda route, shadow: self._copies.setdefault((route, shadow), Copies()),
             watch=watch,
             resilience=resilience,
             draw=draw,
+            comparer=comparer,
+            overloaded=overloaded,
         )
         self._repository = MergedRepository(self)
         self.swap(file)
@@ -154,15 +165,21 @@ class RouteTable(InferenceService, ModelRepository):
         table.prefixes.sort(key=lambda each: -len(each[0]))
         self._exact, self._backends = table.exact, tuple(self._all_backends[name] for name in sorted(table.backends))
         self.generation += 1
+        self._generation_told = str(self.generation)
         yield
         if self._watch is not None:
             self._watch.adopt(table.listeners, every_s=readiness.every, rise=readiness.rise, fall=readiness.fall)
+        yield
+        if self._parts.comparer is not None:
+            self._parts.comparer.adopt(table.compared)
         yield
         if self._resilience is not None:
             self._resilience.settle()
         yield
         # Names come and go, and what is kept for them must not grow.
-        for label, name in old.variants - table.variants:
+        for at, (label, name) in enumerate(old.variants - table.variants):
+            if at % FORGOTTEN_AT_ONCE == 0:
+                yield
             self._observers.forget(label, name)
             self._observers.forget(label + EXPLAINER_SUFFIX, name)
         yield
@@ -196,11 +213,15 @@ class RouteTable(InferenceService, ModelRepository):
     async def infer(self, request: pb.ModelInferRequest, call: Call) -> pb.ModelInferResponse:
         if call.gateways > MAX_GATEWAYS:
             raise _loop(call)
+        if call.trailing is not None:
+            call.trailing[GENERATION] = self._generation_told
         return await self.find(request.model_name).service.infer(request, call)
 
     async def stream(self, request: pb.ModelInferRequest, call: Call) -> AsyncIterator[pb.ModelInferResponse]:
         if call.gateways > MAX_GATEWAYS:
             raise _loop(call)
+        if call.trailing is not None:
+            call.trailing[GENERATION] = self._generation_told
         answers = self.find(request.model_name).service.stream(request, call)
         async with aclosing(answers) as responses:  # type: ignore[type-var]  # a generator, as everywhere
             async for response in responses:

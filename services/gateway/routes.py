@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,12 +31,27 @@ __all__ = [
 ]
 
 
+_VERSION = re.compile(r"\bversion:\s+([0-9][0-9A-Za-z_:.]*)\s*(?:[,}#]|$)")  # a number that is not quoted
+_PLAIN = re.compile(r"0|[1-9][0-9]*")
+
+
 class RoutesFile(Model):
     """Every route of the gateway; a model without one is NOT_FOUND."""
 
     routes: list[RouteConfig] = Field(min_length=1)
     """One for each model, or for all whose names begin alike; their order does not matter."""
     readiness: ReadinessConfig = ReadinessConfig()
+
+    @classmethod
+    def fault_of_text(cls, text: str) -> str:
+        """A version that YAML would read as another number: 010 is 8 to it, 0x10 is 16, 1_0 is 10, and 1:30 is 90."""
+        for at, line in enumerate(text.splitlines(), start=1):
+            for written in _VERSION.findall(line):
+                if not _PLAIN.fullmatch(written):
+                    return (
+                        f"line {at}: version {written}: YAML reads another number; expected one without leading zeros"
+                    )
+        return ""
 
     @model_validator(mode="after")
     def _distinct(self) -> RoutesFile:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from infermesh.call import Call
 from infermesh.errors import InvalidRequest, NotFound, Unavailable, quoted
+from infermesh.filters.circuit_breaker import BREAKER_OPEN
 from infermesh.names import check_version
 from infermesh.parameters import GENERATION, MODEL, PICKED_BY, VARIANT
 from infermesh.protocol.open_inference_pb2 import (
@@ -23,6 +24,8 @@ from services.gateway.backends import Backend
 from services.gateway.chooser import Chooser
 
 __all__ = ["Split", "Variant"]
+
+BY_BREAKER = "breaker"  # what decided: the variant that had the call's share is left alone by its breaker
 
 Count = Callable[[], None]
 PickCounter = Callable[[str, str, str], Count]  # model as routed, variant, by → what counts one pick
@@ -82,23 +85,41 @@ class Split(InferenceService):
 
     async def infer(self, request: ModelInferRequest, call: Call) -> ModelInferResponse:
         variant, by = self.choose(request, call)
-        try:
-            response = await variant.service.infer(request, call.derive(variant=variant.name))
-        except BaseException as error:
-            _failed(error, variant)
-            raise
-        return self._signed(response, request, call, variant, by)
+        passed: tuple[Variant, ...] = ()
+        while True:
+            _tell(call, variant, by)
+            try:
+                response = await variant.service.infer(request, call.derive(variant=variant.name))
+            except BaseException as error:
+                _failed(error, variant)
+                passed = (*passed, variant)
+                other = self._instead(request, call, error, by, passed)
+                if other is None:
+                    raise
+                variant, by = other, BY_BREAKER
+                continue
+            return self._signed(response, request, call, variant, by)
 
     async def stream(self, request: ModelInferRequest, call: Call) -> AsyncIterator[ModelInferResponse]:
         variant, by = self.choose(request, call)
-        answers = variant.service.stream(request, call.derive(variant=variant.name))
-        try:
-            async with aclosing(answers) as responses:  # type: ignore[type-var]  # a generator, as everywhere
-                async for response in responses:
-                    yield self._signed(response, request, call, variant, by)
-        except BaseException as error:
-            _failed(error, variant)
-            raise
+        passed: tuple[Variant, ...] = ()
+        while True:
+            _tell(call, variant, by)
+            answers = variant.service.stream(request, call.derive(variant=variant.name))
+            try:
+                async with aclosing(answers) as responses:  # type: ignore[type-var]  # a generator, as everywhere
+                    async for response in responses:
+                        yield self._signed(response, request, call, variant, by)
+                return
+            except BaseException as error:
+                _failed(error, variant)
+                passed = (*passed, variant)
+                other = self._instead(
+                    request, call, error, by, passed
+                )  # a breaker refuses before the first answer alone
+                if other is None:
+                    raise
+                variant, by = other, BY_BREAKER
 
     async def metadata(self, request: ModelMetadataRequest, call: Call) -> ModelMetadataResponse:
         """What the variant that was asked for says, else the heaviest that can say something."""
@@ -186,6 +207,21 @@ class Split(InferenceService):
         self._counted(by, at)
         return variant, f"{by} {rule}" if rule else by
 
+    def _instead(
+        self, request: ModelInferRequest, call: Call, error: BaseException, by: str, passed: tuple[Variant, ...]
+    ) -> Variant | None:
+        """The variant for a call that the breaker of the one that was picked refused, where the split picked it and the route
+        leaves its share to the others; None: there is none, and the refusal is the answer."""
+        if not isinstance(error, Unavailable) or error.reason != BREAKER_OPEN or error.hop:
+            return None
+        if by in ("version", "header"):
+            return None
+        at = self.chooser.instead(request, call, frozenset(map(self.variants.index, passed)))
+        if at is None:
+            return None
+        self._counted(BY_BREAKER, at)
+        return self.variants[at]
+
     def _counted(self, by: str, at: int) -> None:
         count = self._counts.get((by, at))
         if count is None:
@@ -218,6 +254,14 @@ class Split(InferenceService):
                 rejected=True,
             )
         return variant
+
+
+def _tell(call: Call, variant: Variant, by: str) -> None:
+    """Note the choice for whoever audits the call, and for its caller."""
+    if (journal := call.journal) is not None:
+        journal.picked, journal.picked_by = variant.name, by
+    if call.trailing is not None:
+        call.trailing[VARIANT_HEADER] = variant.name
 
 
 def _failed(error: BaseException, variant: Variant) -> None:

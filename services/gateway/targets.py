@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from infermesh.config import Duration, Model, Size
 from infermesh.names import LABEL
+from services.gateway.compare_config import CompareConfig
 
 __all__ = [
     "DEFAULT_VARIANT",
     "NAME",
     "ExplanationsConfig",
     "MetadataKey",
+    "Printable",
     "ShadowConfig",
     "StickyConfig",
     "TargetConfig",
@@ -38,6 +40,22 @@ def _readable(key: str) -> str:
 MetadataKey = Annotated[str, Field(pattern=r"^[a-z0-9_.-]*$", max_length=128), AfterValidator(_readable)]
 """Key of a call's metadata, in lower case; never one that may hold a credential, or that hops of the mesh tell each other."""
 
+
+def _number(weight: Any) -> Any:
+    """`yes` and `"5"` would be weights too: of a slip, most likely."""
+    if isinstance(weight, bool | str):
+        raise ValueError("expected a number")
+    return weight
+
+
+def _printable(name: str) -> str:
+    if not name.isprintable():
+        raise ValueError("expected a name of printable characters")
+    return name
+
+
+Printable = Annotated[str, AfterValidator(_printable)]
+
 Version = Annotated[
     str,
     BeforeValidator(lambda v: str(v) if isinstance(v, int) and not isinstance(v, bool) else v),
@@ -46,7 +64,7 @@ Version = Annotated[
 
 WhenDead = Literal["others", "fail"]
 
-Weight = Annotated[float, Field(ge=0, lt=math.inf)]
+Weight = Annotated[float, BeforeValidator(_number), Field(ge=0, lt=math.inf)]
 
 
 class StickyConfig(Model):
@@ -54,9 +72,9 @@ class StickyConfig(Model):
 
     metadata: MetadataKey = ""
     """Key of the call's metadata, in lower case."""
-    parameter: str = ""
+    parameter: Printable = ""
     """Request parameter with a text or a whole number."""
-    input: str = ""
+    input: Printable = ""
     """Input with entity ids: texts or whole numbers. The first element counts, for all rows of the request."""
     tenant: bool = False
     """The caller's tenant."""
@@ -78,7 +96,7 @@ class TargetConfig(Model):
     """Backend, by its name in the gateway's configuration; left out: the route's."""
     version: Version = ""
     """Version that the backend is asked for, or the label of one; left out: the backend's own choice."""
-    model: str = ""
+    model: Printable = ""
     """Model that the backend is asked for, where it has another name there; callers see the name they asked for."""
 
 
@@ -100,11 +118,16 @@ class ShadowConfig(TargetConfig):
     fraction: float = Field(ge=0, le=1)
     """Share of the calls that are copied; explanations are not."""
     max_in_flight: int = Field(64, ge=1, le=4096)
-    """Copies under way at a time; more are dropped, and counted as shed."""
+    """Copies under way at a time."""
+    max_waiting: int = Field(0, ge=0, le=65_536)
+    """Copies that may wait for their turn past those, within their `budget`; more are dropped, and counted as shed."""
     max_request: Size = Field("1MiB", ge=1)  # type: ignore[assignment]
     """Largest request that is copied: what waits for a slow candidate holds memory."""
     budget: Duration = Field("1s", gt=0)  # type: ignore[assignment]
     """How long a copy may take; the caller's own deadline is about someone who does not wait for it."""
+    compare: CompareConfig = CompareConfig()
+    """How its answers are compared with the primary's, where the gateway compares. Routes for a prefix are mirrored, and not
+    compared: their answers are of many models."""
 
 
 class ExplanationsConfig(Model):

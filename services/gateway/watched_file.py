@@ -15,7 +15,8 @@ from infermesh.config import ConfigError
 
 __all__ = ["followed"]
 
-DEBOUNCE_MS = 200  # a file that is still being written is read when it has been left alone this long, or twice
+DEBOUNCE_MS = 200  # a file that is still being written is looked at when it has been left alone this long
+SETTLE_S = 0.1  # between two looks, which must find the same: what is still being written is nobody's meaning
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -29,8 +30,12 @@ async def followed(
     observe: Callable[[bool], None],
     *,
     every_s: float,
+    pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> AsyncIterator[None]:
     """While the context is open, each new content of the file is read whole and checked whole, and `adopt` is given it.
+
+    A new content counts when two looks in a row have found it, and a third after it was read. That spares the log a file that is
+    being written, and is no proof that it is whole: whoever needs one asks its text for it (as the keys file does).
 
     A file that can't be used, or is gone, changes nothing but the log and what `observe` counts: the last good one stays. `read`
     runs in a thread and raises ConfigError; `adopt` runs on the event loop, and may raise it too; what it returns to be
@@ -42,7 +47,7 @@ async def followed(
     """
     stop = asyncio.Event()
     content = await asyncio.to_thread(_content, file)  # before the task: a change that comes right now is seen
-    task = asyncio.ensure_future(_follow(file, content, read, adopt, observe, every_s, stop))
+    task = asyncio.ensure_future(_follow(file, content, read, adopt, observe, every_s, stop, pause))
     try:
         yield
     finally:
@@ -58,13 +63,19 @@ async def _follow(
     observe: Callable[[bool], None],
     every_s: float,
     stop: asyncio.Event,
+    pause: Callable[[float], Awaitable[None]],
 ) -> None:
     async for _ in _moments(file.parent, every_s, stop):
-        last, content = content, await asyncio.to_thread(_content, file)
-        if content == last:
+        if await asyncio.to_thread(_content, file) == content:
             continue
+        last = content
         try:
-            adopting = adopt(await asyncio.to_thread(read, file))
+            content, made = await _settled(file, read, stop, pause)
+            if content == last or stop.is_set():
+                continue
+            if isinstance(made, Exception):
+                raise made
+            adopting = adopt(made)
             if adopting is not None:
                 await adopting
         except ConfigError as fault:
@@ -76,6 +87,23 @@ async def _follow(
         else:
             observe(True)
             _log.info("taken over", extra={"file": str(file)})
+
+
+async def _settled(
+    file: Path, read: Callable[[Path], T], stop: asyncio.Event, pause: Callable[[float], Awaitable[None]]
+) -> tuple[bytes | None, T | Exception]:
+    """The content when it has come to rest, and what was made of it."""
+    content = await asyncio.to_thread(_content, file)
+    while True:
+        last = content
+        await pause(SETTLE_S)
+        content = await asyncio.to_thread(_content, file)
+        if content != last and not stop.is_set():
+            continue
+        made = await asyncio.to_thread(_made, file, read)
+        last, content = content, await asyncio.to_thread(_content, file)
+        if content == last or stop.is_set():
+            return content, made
 
 
 async def _moments(folder: Path, every_s: float, stop: asyncio.Event) -> AsyncIterator[None]:
@@ -98,6 +126,13 @@ async def _moments(folder: Path, every_s: float, stop: asyncio.Event) -> AsyncIt
             await asyncio.wait_for(stop.wait(), every_s)
         except TimeoutError:
             yield
+
+
+def _made(file: Path, read: Callable[[Path], T]) -> T | Exception:
+    try:
+        return read(file)
+    except Exception as error:  # told when the content is known to be at rest
+        return error
 
 
 def _content(file: Path) -> bytes | None:

@@ -12,6 +12,8 @@ from services.gateway.targets import WhenDead
 
 __all__ = ["Weights"]
 
+MAX_KEPT = 64  # sets of variants that breakers left out
+
 
 class Weights:
     """Picks a variant, by its index: at random, or for a sticky key.
@@ -38,6 +40,7 @@ class Weights:
         self._is_sticky = sticky
         self._gates = tuple(gates)
         self._when_dead = when_dead
+        self._without: dict[frozenset[int], Weights] = {}
         self.regate()
 
     def regate(self) -> None:
@@ -47,6 +50,22 @@ class Weights:
             dead = frozenset()
         self.refused: frozenset[int] = dead if self._when_dead == "fail" else frozenset()
         self._take([0.0 if at in dead - self.refused else weight for at, weight in enumerate(self.weights)])
+
+    def without(self, passed: frozenset[int]) -> Weights | None:
+        """The same without these variants, each of whose shares goes to the others; None when no other has weight and is ready,
+        or `when_dead` says that shares stay. Made when it is asked for first, until a gate opens or closes."""
+        if self._when_dead == "fail":
+            return None
+        found = self._without.get(passed)
+        if found is None:
+            left = [0.0 if at in passed else weight for at, weight in enumerate(self._current)]
+            if not any(left):
+                return None
+            if len(self._without) >= MAX_KEPT:
+                self._without.clear()
+            found = Weights(self.names, left, salt=self._salt, sticky=self._is_sticky)
+            self._without[passed] = found
+        return found
 
     def at_random(self, drawn: float) -> int:
         """The variant for a number that was drawn, from 0 to just under 1."""
@@ -62,6 +81,7 @@ class Weights:
 
     def _take(self, weights: list[float]) -> None:
         self._current = weights
+        self._without.clear()
         self._total = total = sum(weights)
         bounds = [bound / total for bound in accumulate(weights)]
         while len(bounds) > 1 and bounds[-2] >= bounds[-1]:

@@ -51,7 +51,8 @@ class Predictor(InferenceService, ModelRepository):
             # Held to the end: each loop over a message's tensors makes their Python objects anew when nobody holds them, 1 µs.
             inputs = list(request.inputs)
             check_parameters(request)
-            cache = version.response_cache
+            # A copy is asked to know what the model says now: what another call was answered is no evidence.
+            cache = None if call.shadow else version.response_cache
             key = b""
             if cache is not None:
                 key = await self._key(request)

@@ -37,7 +37,7 @@ SERVICES = ("gateway", "transformer", "predictor", "explainer")
 BASE = "python:3.11-slim"
 KEY = "infermesh-demo-key"
 BUILD_S, UP_S, SOON_S = 900, 180, 60
-GATEWAY_LIMIT_BYTES = 150_000_000  # beyond its base
+GATEWAY_LIMIT_BYTES = 170_000_000  # beyond its base; numpy, for shadows that are compared, is 65 MB of it
 
 
 @dataclass(frozen=True)
@@ -227,9 +227,9 @@ def test_a_container_can_change_nothing(compose: Compose, service: str) -> None:
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_an_image_holds_one_service(compose: Compose, service: str) -> None:
-    """No other service's code, no command line, no installer, no scikit-learn; numpy only where tensors are computed on."""
+    """No other service's code, no command line, no installer, no scikit-learn; ONNX Runtime only where models run."""
     absent = [f"services.{other}" for other in SERVICES if other != service]
-    absent += ["infermesh.cli", "pip", "sklearn", "typer", *(["numpy", "redis"] if service == "gateway" else [])]
+    absent += ["infermesh.cli", "pip", "sklearn", "typer", *(["onnxruntime"] if service != "predictor" else [])]
     script = (
         "import importlib.util\n"
         f"found = [name for name in {absent!r} if importlib.util.find_spec(name)]\n"
@@ -243,7 +243,7 @@ def test_an_image_holds_one_service(compose: Compose, service: str) -> None:
 
 
 def test_the_gateway_s_image_is_small(compose: Compose, project_version: str) -> None:
-    """What the gateway's image adds to its base is less than 150 MB."""
+    """What the gateway's image adds to its base is less than 170 MB."""
     sizes = [
         int(_docker("image", "inspect", "--format", "{{.Size}}", i))
         for i in (f"infermesh-gateway:{project_version}", BASE)

@@ -42,11 +42,11 @@ class Faults:
         self._stopped: set[str] = set()
         self._number = 0
 
-    def run(self, seconds: float, every_s: float) -> None:
-        """Faults at random moments, `every_s` apart on average, for so long; then everything runs again."""
-        end = time.monotonic() + seconds
-        following = time.monotonic()
-        while time.monotonic() < end:
+    def run(self, seconds: float, faults: int, every_s: float) -> None:
+        """Faults at random moments, `every_s` apart on average, for so long, and as long again until there were so many: on a
+        busy machine victims take longer to come back. Then everything runs again."""
+        began = following = time.monotonic()
+        while (so_far := time.monotonic() - began) < seconds or (self.done.total() < faults and so_far < 2 * seconds):
             if time.monotonic() >= following:
                 self._one()
                 following += self._draw.expovariate(1 / every_s)
@@ -113,7 +113,7 @@ def _endured(seconds: float, faults: int) -> None:
             with SteadyLoad(mesh.address("gateway"), requests, rate=RATE, timeout_s=TIMEOUT_S, slack_s=SLACK_S) as load:
                 time.sleep(WARM_S)
                 pid, before = mesh.pid("gateway"), _resident_bytes(mesh.pid("gateway"))
-                done.run(seconds, seconds / (faults * 1.3))
+                done.run(seconds, faults, seconds / (faults * 1.3))
                 for victim in VICTIMS:
                     mesh.wait_until(victim, "ready")
                 _wait(lambda: load.in_a_row >= 40)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from infermesh.cli.failure import Failure
+from infermesh.cli.model_import.replace_folder import STAGED, locked, repair, replace_folder
 from infermesh.names import EXPLAINER_SUFFIX
 
 __all__ = ["MODEL_FILE", "check_place", "write_version"]
@@ -54,16 +55,22 @@ def write_version(
 
     They are written to a hidden folder beside it, which then takes the name: a predictor that watches sees all of them or none.
     None is the next version. Raises Failure, and leaves the repository as it was, when the version exists and `force` is not
-    given, or nothing can be written.
+    given, or nothing can be written. What an import that was killed has left in the model's folder is put in order first.
     """
     folder = root / name
     made = not folder.exists()
-    staged = folder / f".import-{secrets.token_hex(8)}"
+    staged = folder / f"{STAGED}{secrets.token_hex(8)}"
     try:
-        staged.mkdir(parents=True)
-        for path, content in files.items():
-            _write(staged / path, content)
-        return _take_name(staged, folder, version, force=force)
+        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as held:
+            with locked(folder):
+                repair(folder)
+                staged.mkdir()
+                held.enter_context(locked(staged))  # so that no other import takes it for what a killed one has left
+            for path, content in files.items():
+                _write(staged / path, content)
+            with locked(folder):
+                return _take_name(staged, folder, version, force=force)
     except OSError as error:
         raise Failure(f"{folder}: can't be written: {error.strerror or error}") from None
     finally:
@@ -77,14 +84,7 @@ def _take_name(staged: Path, folder: Path, version: int | None, *, force: bool) 
     while True:
         target = folder / str(_next(folder) if version is None else version)
         if force and os.path.lexists(target):
-            old = folder / f".old-{secrets.token_hex(8)}"
-            target.rename(old)
-            try:
-                staged.rename(target)
-            except OSError:
-                old.rename(target)
-                raise
-            shutil.rmtree(old, ignore_errors=True)
+            replace_folder(staged, target)
             return target
         try:
             if os.path.lexists(target):  # an empty folder would be replaced without an error

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import random
 from typing import Any
 
 import pytest
 
-from infermesh.breaker import Breaker, BreakerLimits, is_broken
+from infermesh.breaker import Breaker, BreakerLimits, Verdict, judged
 from infermesh.errors import (
     DeadlineExceeded,
     ForeignStatus,
@@ -103,7 +105,7 @@ def test_a_trial_closes_it_and_nothing_else_does(clock: Clock) -> None:
     breaker.half_open()
     breaker.success()
     assert not breaker.is_closed
-    breaker.success(trial=True)
+    breaker.success(trial=breaker.period)
 
     assert breaker.is_closed
     assert changes == ["opened", "half_opened", "closed"]
@@ -118,40 +120,106 @@ def test_each_failed_look_doubles_the_pause_up_to_its_bound(clock: Clock) -> Non
         clock.now = breaker.retry_at
         look()
         if breaker.is_half_open:
-            breaker.failure(trial=True)
+            breaker.failure(trial=breaker.period)
         pauses.append(breaker.retry_at - clock.now)
     assert pauses == [1.0, 2.0, 4.0, 4.0]
 
     clock.now = breaker.retry_at
     breaker.half_open()
-    breaker.success(trial=True)
+    breaker.success(trial=breaker.period)
     clock.now += 5.0
     breaker.failure()
 
     assert breaker.retry_at - clock.now == 1.0
 
 
+@pytest.mark.parametrize("well", [True, False])
+def test_a_trial_of_an_earlier_period_decides_nothing(clock: Clock, well: bool) -> None:
+    """Its backend was another one, perhaps: it was asked before the breaker opened again."""
+    breaker, _ = made(clock, failures=1, backoff_s=1.0)
+    breaker.failure()
+    breaker.half_open()
+    stale = breaker.period
+    breaker.failure(trial=stale)
+    clock.now = breaker.retry_at
+    breaker.half_open()
+
+    (breaker.success if well else breaker.failure)(trial=stale)
+
+    assert breaker.is_half_open and not breaker.is_closed
+
+
+def test_what_a_server_says_has_failed_counts_in_the_ratio_alone(clock: Clock) -> None:
+    """However many in a row; and it ends a row, since something answered."""
+    breaker, _ = made(clock, failures=3, min_calls=20, success_ratio=0.5)
+    for _ in range(2):
+        breaker.failure()
+        breaker.failure()
+        breaker.failure(in_a_row=False)
+    for _ in range(13):
+        breaker.failure(in_a_row=False)
+    assert breaker.is_closed
+
+    breaker.failure(in_a_row=False)
+
+    assert not breaker.is_closed
+
+
+def test_patience_is_at_least_what_half_of_the_answers_take(clock: Clock) -> None:
+    """Against the true median, after a change by a factor of twenty too; one odd answer moves it by a tenth at most."""
+    breaker, _ = made(clock, patience_s=0.01)
+    draw = random.Random(5)
+    assert breaker.patience_s == 0.01
+    for median_s in (0.02, 0.4, 0.02):
+        for _ in range(400):
+            breaker.took(draw.lognormvariate(math.log(median_s), 0.3))
+        assert breaker.patience_s == pytest.approx(median_s, rel=0.3)
+
+    before = breaker.patience_s
+    breaker.took(60.0)
+
+    assert breaker.patience_s <= before * 1.1
+
+
 @pytest.mark.parametrize(
-    ("error", "broken"),
+    ("error", "verdict"),
     [
-        (Unavailable("away"), True),
-        (Internal("garbage", reason="BACKEND_GARBAGE"), True),
-        (Internal("failed on this input", reason="MODEL_FAILED"), False),
-        (ForeignStatus("UNKNOWN", "?"), True),
-        (ForeignStatus("ABORTED", "again"), False),
-        (ResourceExhausted("full"), False),
-        (InvalidRequest("bad"), False),
-        (NotFound("no"), False),
-        (DeadlineExceeded("late"), True),
-        (DeadlineExceeded("late", rejected=True), False),
+        (Unavailable("away"), Verdict.BROKEN),
+        (Internal("garbage", reason="BACKEND_GARBAGE"), Verdict.BROKEN),
+        (Internal("failed"), Verdict.DEFECT),
+        (ForeignStatus("UNKNOWN", "?"), Verdict.DEFECT),
+        (Internal("failed on this input", reason="MODEL_FAILED"), Verdict.NEUTRAL),
+        (ForeignStatus("ABORTED", "again"), Verdict.NEUTRAL),
+        (ResourceExhausted("full"), Verdict.NEUTRAL),
+        (InvalidRequest("bad"), Verdict.ANSWER),
+        (NotFound("no"), Verdict.ANSWER),
+        (DeadlineExceeded("late"), Verdict.BROKEN),
+        (DeadlineExceeded("late", rejected=True), Verdict.NEUTRAL),
     ],
 )
-def test_what_speaks_against_what_was_asked(error: MeshError, broken: bool) -> None:
+def test_what_speaks_against_what_was_asked(error: MeshError, verdict: Verdict) -> None:
     """A caller's fault and a full queue do not; an end by the deadline does when nobody was answered meanwhile."""
-    assert is_broken(error, had_s=1.0, patience_s=0.1, silent=True) is broken
+    assert judged(error, had_s=1.0, patience_s=0.1, silent=True) is verdict
 
 
 @pytest.mark.parametrize(("had_s", "silent"), [(0.05, True), (1.0, False)])
 def test_a_short_deadline_is_its_callers_affair(had_s: float, silent: bool) -> None:
     """Less time than the patience, or others that were answered meanwhile: the call says nothing."""
-    assert not is_broken(DeadlineExceeded("late"), had_s=had_s, patience_s=0.1, silent=silent)
+    assert judged(DeadlineExceeded("late"), had_s=had_s, patience_s=0.1, silent=silent) is Verdict.NEUTRAL
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (Unavailable("away"), "unavailable"),
+        (Internal("garbage", reason="BACKEND_GARBAGE"), "unavailable"),
+        (DeadlineExceeded("late"), "deadline"),
+        (Internal("failed"), "internal"),
+    ],
+)
+def test_who_sets_what_counts_is_obeyed(error: MeshError, kind: str) -> None:
+    """A kind that is left out says nothing, for it and against it."""
+    others = {"unavailable", "deadline", "internal"} - {kind}
+
+    assert judged(error, had_s=1.0, patience_s=0.1, silent=True, counts=others) is Verdict.NEUTRAL
+    assert judged(error, had_s=1.0, patience_s=0.1, silent=True, counts={kind}) is not Verdict.NEUTRAL

@@ -360,3 +360,19 @@ def test_what_is_no_secret_is_shown_beside_one(file: Path) -> None:
 
     assert "got 'rediss://…@store:6379/0'" in str(refused.value)
     assert "listed.0.count" in str(refused.value) and "got 'abc'" in str(refused.value)
+
+
+@pytest.mark.parametrize("written", ["off", "'off'", "observe"])
+def test_a_mode_may_be_written_as_people_write_it(tmp_path: Path, written: str) -> None:
+    """YAML 1.1 reads a bare `off` as false, which nobody means here; `on` is still no mode."""
+
+    class Policy(Model):
+        mode: Mode = "enforce"
+
+    file = tmp_path / "policy.yaml"
+    file.write_text(f"mode: {written}\n")
+    assert parse(Policy, file).mode == written.strip("'")
+
+    file.write_text("mode: on\n")
+    with pytest.raises(ConfigError, match="'off', 'observe' or 'enforce', got True"):
+        parse(Policy, file)

@@ -56,6 +56,14 @@ async def test_an_answer_is_counted_under_the_version_that_gave_it(
         (Call(variant="canary"), {}, "canary"),
         (Call(), {"infermesh_variant": InferParameter(string_param="stable")}, "stable"),
         (Call(variant="canary"), {"infermesh_variant": InferParameter(string_param="stable")}, "canary"),
+        (
+            Call(),
+            {
+                "infermesh_variant": InferParameter(string_param="stable"),
+                "infermesh_fallback": InferParameter(string_param="cached"),
+            },
+            "fallback",
+        ),
     ],
 )
 async def test_the_variant_is_the_calls_own_or_the_one_that_answered(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -158,12 +160,65 @@ async def test_a_pushback_past_the_deadline_is_given_back(parts: Parts, request_
 async def test_a_pushback_of_a_replica_that_starts_binds_not_the_second_attempt(
     parts: Parts, request_: ModelInferRequest
 ) -> None:
-    """Another replica is asked at once; when that one pushes back too, its word counts."""
+    """Another replica is asked at once; when that one pushes back too, and there is no third, its word counts."""
     starting = [Unavailable("starting", reason="STARTING", rejected=True, retry_after_s=0.2) for _ in range(2)]
+    starting[0].elsewhere = True
     backend = Backend(parts.clock, *starting)
 
     assert (await parts.retry(request_, Call(), backend)).id == "1"
     assert parts.pauses == [0.2]
+
+
+async def test_the_only_replica_s_pushback_is_obeyed_at_once(parts: Parts, request_: ModelInferRequest) -> None:
+    """There is no other address to ask: the second attempt comes when it said."""
+    starting = Unavailable("starting", reason="STARTING", rejected=True, retry_after_s=0.2)
+    backend = Backend(parts.clock, starting)
+
+    assert (await parts.retry(request_, Call(), backend)).id == "1"
+    assert parts.pauses == [0.2]
+
+
+@pytest.mark.parametrize("kind", [Unavailable, ResourceExhausted])
+async def test_who_says_never_is_not_asked_again(
+    parts: Parts, request_: ModelInferRequest, kind: type[MeshError]
+) -> None:
+    """Nor is anybody else: it is about the call (gRFC A6)."""
+    error = kind("no more", rejected=True, retry_after_s=math.inf)
+    error.elsewhere = True
+    backend = Backend(parts.clock, error)
+
+    with pytest.raises(kind, match="no more"):
+        await parts.retry(request_, Call(), backend)
+
+    assert (len(backend.calls), parts.pauses, parts.seen) == (1, [], ["pushed_back"])
+
+
+@pytest.mark.parametrize(("rejected", "attempts"), [(False, 1), (True, 2)])
+async def test_a_call_of_a_sequence_is_made_again_only_if_it_was_not_begun(
+    parts: Parts, request_: ModelInferRequest, rejected: bool, attempts: int
+) -> None:
+    """A model with state would take its step twice."""
+    request_.parameters["sequence_id"].int64_param = 7
+    backend = Backend(parts.clock, *(Unavailable("reset", rejected=rejected) for _ in range(attempts)))
+
+    with pytest.raises(Unavailable) if not rejected else nullcontext():
+        await parts.retry(request_, Call(), backend)
+
+    assert len(backend.calls) == attempts + rejected
+
+
+async def test_where_a_second_run_would_do_harm_only_what_was_not_begun_is_retried(
+    parts: Parts, request_: ModelInferRequest
+) -> None:
+    """As a route can say of its model."""
+    parts.retry.rejected_only = True
+    begun, refused = Backend(parts.clock, Unavailable("reset")), Backend(parts.clock, Unavailable("x", rejected=True))
+
+    with pytest.raises(Unavailable, match="reset"):
+        await parts.retry(request_, Call(), begun)
+
+    assert (await parts.retry(request_, Call(), refused)).id == "1"
+    assert (len(begun.calls), len(refused.calls)) == (1, 2)
 
 
 async def test_each_attempt_knows_where_those_before_it_failed(parts: Parts, request_: ModelInferRequest) -> None:

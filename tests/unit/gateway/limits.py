@@ -34,11 +34,11 @@ def call_of(caller: str = "demo", tenant: str = "acme") -> Call:
 class Replica:
     """The limits of one gateway."""
 
-    def __init__(self, config: RateLimitConfig, lane: Lane, clock: Callable[[], float] | None) -> None:
+    def __init__(self, config: RateLimitConfig, lane: Lane, clock: Callable[[], float] | None, told: bool) -> None:
         clocked = {"clock": clock} if clock else {}
         self.lane = lane
         self.rules = rules_of(config)
-        self.plans = Plans(self.rules, prefix=config.redis.key_prefix)
+        self.plans = Plans(self.rules, prefix=config.redis.key_prefix, told=told)
         self.limiter = Limiter(Gcra(**clocked), RedisLimits(lane), Gcra(**clocked), Refusals(**clocked))
         self.failures: list[str] = []
 
@@ -55,7 +55,12 @@ class Replica:
 
 @asynccontextmanager
 async def replica(
-    url: str, *rules: dict[str, Any], clock: Callable[[], float] | None = None, lane: Any = None, **store: Any
+    url: str,
+    *rules: dict[str, Any],
+    clock: Callable[[], float] | None = None,
+    lane: Any = None,
+    told: bool = False,
+    **store: Any,
 ) -> AsyncIterator[Replica]:
     """A gateway's limits; a busy machine is no slow Redis, unless a test wants one."""
     settings = {"url": url, "key_prefix": prefix(), "timeout": "1s", "probe_every": "20ms", **store}
@@ -63,7 +68,7 @@ async def replica(
     config = RateLimitConfig.model_validate({"rate": None, "rules": shared, "redis": settings})
     failures: list[str] = []
     made = (lane or Lane)(LimitStoreConfig.model_validate(settings), observe=failures.append)
-    whole = Replica(config, made, clock)
+    whole = Replica(config, made, clock, told)
     whole.failures = failures
     await made.start(5)
     try:

@@ -92,7 +92,7 @@ async def _running(folder: Path, routes: list[dict[str, Any]], **settings: Any) 
         {"sha256": hashlib.sha256(key.encode()).hexdigest(), "caller": key, "scopes": scopes}
         for key, scopes in KEYS.items()
     ]
-    (folder / "keys.yaml").write_text(yaml.safe_dump({"keys": entries}))
+    (folder / "keys.yaml").write_text(yaml.safe_dump({"keys": entries}, explicit_end=True))
     (folder / "routes.yaml").write_text(yaml.safe_dump({"routes": routes}))
     async with AsyncExitStack() as resources:
         backends = {name: Backend(name) for name in ("one", "two")}

@@ -110,6 +110,23 @@ async def test_a_variant_that_is_fast_again_is_found(clock: Any) -> None:
     assert parts.late == late
 
 
+@pytest.mark.parametrize("calls_per_s", [5, 20, 200])
+async def test_one_hiccup_is_over_within_seconds(clock: Any, calls_per_s: int) -> None:
+    """64 slow answers, then a fast variant and callers with little time: the first probes that are answered turn the median."""
+    parts = Parts(clock, 0.3, draw=random.Random(1).random)
+    for _ in range(64):
+        await parts.ask(5.0)
+    parts.variant.takes_s = 0.005
+    began, last = clock.now, clock.now
+
+    while clock.now < began + 20:
+        if not await parts.ask(0.1):
+            last = clock.now
+        clock.now += 1 / calls_per_s
+
+    assert 0 < last - began < 4
+
+
 async def test_observing_counts_and_refuses_nobody(clock: Any) -> None:
     """In observe mode the call goes on, to its end at the deadline."""
     parts = Parts(clock, 0.2, enforce=False)

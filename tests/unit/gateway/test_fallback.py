@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import struct
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -24,11 +24,12 @@ from infermesh.errors import (
 from infermesh.protocol import open_inference_pb2 as pb
 from infermesh.service import InferenceService, stack
 from services.gateway.answer_cache import ENTRY_BYTES, AnswerCache
-from services.gateway.constant_answer import ConstantAnswer
 from services.gateway.fallback import Asked, Fallback, Step
-from services.gateway.fallback_config import CachedConfig, ConstantConfig
+from services.gateway.fallback_config import CachedConfig
+from services.gateway.remembering import Remembering
 from services.gateway.routes import StickyConfig
 from services.gateway.sticky import StickyKey
+from tests.unit.gateway.fallback_parts import constant, request
 
 
 class Backend(InferenceService):
@@ -37,6 +38,7 @@ class Backend(InferenceService):
     def __init__(self, name: str, error: MeshError | None = None, clock: Any = None, takes_s: float = 0.0) -> None:
         self.name, self.error, self.clock, self.takes_s = name, error, clock, takes_s
         self.calls: list[Call] = []
+        self.version = ""
 
     async def infer(self, request: pb.ModelInferRequest, call: Call) -> pb.ModelInferResponse:
         self.calls.append(call)
@@ -44,47 +46,37 @@ class Backend(InferenceService):
             self.clock.now += min(self.takes_s, call.deadline.remaining())
         if self.error is not None:
             raise self.error
-        response = pb.ModelInferResponse(model_name=self.name, id=request.id)
+        response = pb.ModelInferResponse(model_name=self.name, id=request.id, model_version=self.version)
         response.outputs.add(name="y", datatype="FP32", shape=[1]).contents.fp32_contents.append(1.0)
         return response
 
 
-CONSTANT = {
-    "outputs": [
-        {"name": "label", "datatype": "INT64", "shape": [-1], "data": [7]},
-        {"name": "p", "datatype": "FP32", "shape": [-1, 2], "data": [0.25, 0.75]},
-        {"name": "why", "datatype": "BYTES", "shape": [1], "data": ["default"]},
-    ]
-}
-
-
-def request(rows: int = 1, *, raw: bool = False, outputs: tuple[str, ...] = (), **rest: Any) -> pb.ModelInferRequest:
-    made = pb.ModelInferRequest(model_name="fraud", id="7", **rest)
-    tensor = made.inputs.add(name="x", datatype="FP32", shape=[rows, 1])
-    if raw:
-        made.raw_input_contents.append(b"\0" * 4 * rows)
-    else:
-        tensor.contents.fp32_contents.extend([0.0] * rows)
-    for name in outputs:
-        made.outputs.add(name=name)
-    return made
-
-
-def constant(**config: Any) -> ConstantAnswer:
-    return ConstantAnswer(ConstantConfig.model_validate(config or CONSTANT))
-
-
-def cache(clock: Any = None, sticky: StickyKey | None = None, **config: Any) -> AnswerCache:
+def cache(clock: Any = None, sticky: StickyKey | None = None, entity: str = "", **config: Any) -> AnswerCache:
     made = CachedConfig.model_validate({"by": "sticky" if sticky else "request", **config})
-    return AnswerCache(made, sticky, **({"clock": clock} if clock else {}))
+    return AnswerCache(made, sticky, entity=entity, **({"clock": clock} if clock else {}))
 
 
 class Parts:
     def __init__(self, error: MeshError | None, *steps: Step, enforce: bool = True, reserve_s: float = 0.0) -> None:
         self.primary = Backend("fraud", error)
         self.seen: list[tuple[str, str]] = []
-        fallback = Fallback(steps=steps, reserve_s=reserve_s, enforce=enforce, observe=self.observe)
-        self.service = stack(fallback, service=self.primary)
+        self.covered: list[tuple[str, str, float]] = []
+        fallback = Fallback(
+            steps=steps,
+            reserve_s=reserve_s,
+            enforce=enforce,
+            observe=self.observe,
+            failed=self.failed,
+            clock=self.clock,
+        )
+        caches = [step for step in steps if isinstance(step, AnswerCache)]
+        self.service = stack(fallback, service=Remembering(caches, self.primary))
+
+    def clock(self) -> float:
+        return self.primary.clock.now if self.primary.clock is not None else 0.0
+
+    def failed(self, variant: str, code: str, seconds: float) -> None:
+        self.covered.append((variant, code, seconds))
 
     def observe(self, step: str, outcome: str) -> None:
         self.seen.append((step, outcome))
@@ -241,6 +233,136 @@ async def test_by_sticky_key_the_last_answer_for_the_same_user_is_given() -> Non
             await parts.ask(asked, metadata=metadata)
 
 
+async def test_the_last_answer_of_an_entity_is_given_to_no_other() -> None:
+    """Requests of several rows, of several ids in a row, and keys too long to be told apart are neither kept nor answered."""
+    sticky = StickyKey(StickyConfig(input="x"))
+    kept = cache(sticky=sticky, entity="x")
+
+    def ids(*values: str, shape: tuple[int, ...] = ()) -> pb.ModelInferRequest:
+        made = pb.ModelInferRequest(model_name="fraud", id="7")
+        tensor = made.inputs.add(name="x", datatype="BYTES", shape=shape or (len(values),))
+        tensor.contents.bytes_contents.extend(each.encode() for each in values)
+        return made
+
+    parts = Parts(None, kept)
+    for asked in (ids("a", "b"), ids("a", "b", shape=(1, 2)), ids("k" * 256 + "alice")):
+        await parts.ask(asked)
+    assert len(kept) == 0
+    await parts.ask(ids("a"))
+    parts.primary.error = Unavailable("away")
+
+    assert mark(await parts.ask(ids("a"))) == "cached"
+    for asked in (ids("b"), ids("a", "c"), ids("a", "c", shape=(1, 2)), ids("k" * 256 + "bob")):
+        with pytest.raises(Unavailable):
+            await parts.ask(asked)
+
+
+@pytest.mark.parametrize("by_sticky", [False, True])
+async def test_other_parameters_are_another_question(by_sticky: bool) -> None:
+    """Whatever the meaning of the answer may hang on."""
+    parts = Parts(None, cache(sticky=StickyKey(StickyConfig(metadata="x-user")) if by_sticky else None))
+    metadata = {"x-user": "u1"}
+    await parts.ask(metadata=metadata)
+    parts.primary.error = Unavailable("away")
+    other = request()
+    other.parameters["mode"].string_param = "strict"
+
+    assert mark(await parts.ask(metadata=metadata)) == "cached"
+    with pytest.raises(Unavailable):
+        await parts.ask(other, metadata=metadata)
+
+
+async def test_after_an_update_nobody_gets_what_the_version_before_said() -> None:
+    """Nor after a step back, until the old one has answered that question again."""
+    parts = Parts(None, cache())
+    parts.primary.version = "1"
+    await parts.ask()
+    parts.primary.version = "2"
+    await parts.ask(request(rows=2))
+    parts.primary.error = Unavailable("away")
+
+    with pytest.raises(Unavailable):
+        await parts.ask()
+    assert (await parts.ask(request(rows=2))).model_version == "2"
+
+
+async def test_what_one_caller_may_see_is_not_kept_for_others() -> None:
+    """Generation and reason are for who may debug; who asked gets them, and the cache does not."""
+    kept = cache()
+    answer = pb.ModelInferResponse(model_name="fraud")
+    answer.parameters["infermesh_generation"].int64_param = 3
+    answer.parameters["infermesh_picked_by"].string_param = "rule beta"
+    answer.parameters["infermesh_variant"].string_param = "stable"
+
+    kept.remember(request(), Call(), answer)
+    again = await kept.answer(request(), Call())
+
+    assert again is not None and list(again.parameters) == ["infermesh_variant"]
+    assert len(answer.parameters) == 3
+
+
+@pytest.mark.parametrize("answers", [1, 3])
+async def test_of_a_stream_only_an_answer_that_is_the_whole_is_kept(answers: int) -> None:
+    """The first of several answers to a question is not what a unary call is to be told."""
+    kept = cache()
+
+    class Streaming(Backend):
+        async def stream(self, request: pb.ModelInferRequest, call: Call) -> AsyncIterator[pb.ModelInferResponse]:
+            for _ in range(answers):
+                yield await self.infer(request, call)
+
+    service = Remembering([kept], Streaming("fraud"))
+
+    seen = [each async for each in service.stream(request(), Call())]
+
+    assert (len(seen), len(kept)) == (answers, answers == 1)
+
+
+async def test_a_call_that_pins_a_version_or_variant_is_not_remembered() -> None:
+    """Its answer is not one that the route would have given."""
+    kept = cache()
+    service = Remembering([kept], Backend("fraud"))
+
+    await service.infer(request(model_version="2"), Call())
+    await service.infer(request(), Call(metadata={"x-infermesh-variant": "canary"}))
+
+    assert len(kept) == 0
+
+
+async def test_the_variant_that_has_just_failed_is_not_asked_again() -> None:
+    """It is passed over, with no outcome; the next step is asked."""
+    error = Unavailable("away")
+    error.variant = "stable"
+    same, other = Backend("fraud"), Backend("fraud")
+    parts = Parts(error, Asked("variant:stable", same, "stable"), Asked("variant:old", other, "old"))
+
+    assert mark(await parts.ask()) == "variant:old"
+    assert (same.calls, parts.seen) == ([], [("variant:old", "answered")])
+
+
+async def test_a_failure_that_is_covered_is_told(clock: Any) -> None:
+    """With the variant, its code and its time; one that is not covered is told to the caller, and counted from there."""
+    error = Internal("broken")
+    error.variant = "canary"
+    parts = Parts(error, constant())
+    parts.primary.clock, parts.primary.takes_s = clock, 0.25
+
+    await parts.ask()
+    with pytest.raises(Internal):
+        await parts.ask(request(outputs=("no-such",)))
+
+    assert parts.covered == [("canary", "INTERNAL", 0.25)]
+
+
+async def test_the_caller_is_told_beside_the_answer_what_answered() -> None:
+    """In the trailing metadata: the variant of a step, or `fallback`."""
+    error = Unavailable("away")
+    for step, expected in ((constant(), "fallback"), (Asked("variant:old", Backend("fraud"), "old"), "old")):
+        trailing = {"x-infermesh-variant": "stable"}
+        await Parts(error, step).ask(trailing=trailing)
+        assert trailing == {"x-infermesh-variant": expected}
+
+
 async def test_100_000_questions_keep_the_cache_within_its_bytes() -> None:
     """The oldest answers go; what is too large is not kept at all."""
     kept = cache(max_bytes="64KiB", max_entry="1KiB")
@@ -262,52 +384,3 @@ async def test_a_request_is_not_changed_by_being_remembered() -> None:
     cache().remember(asked, Call(), pb.ModelInferResponse())
 
     assert asked == before
-
-
-@pytest.mark.parametrize("raw", [False, True])
-async def test_a_constant_has_the_form_and_the_rows_of_the_request(raw: bool) -> None:
-    """Typed to typed, raw to raw; outputs by row once for each row."""
-    response = await constant().answer(request(rows=3, raw=raw), Call())
-
-    assert response is not None
-    assert [list(each.shape) for each in response.outputs] == [[3], [3, 2], [1]]
-    if raw:
-        labels, shares, why = response.raw_output_contents
-        assert struct.unpack("<3q", labels) == (7, 7, 7)
-        assert struct.unpack("<6f", shares) == (0.25, 0.75) * 3
-        assert why == b"\x07\0\0\0default"
-    else:
-        assert list(response.outputs[0].contents.int64_contents) == [7, 7, 7]
-        assert list(response.outputs[1].contents.fp32_contents) == [0.25, 0.75] * 3
-        assert list(response.outputs[2].contents.bytes_contents) == [b"default"]
-
-
-async def test_a_constant_answers_what_it_is_asked_for_or_not_at_all() -> None:
-    """Outputs in the order asked; an unknown one, negative rows, and rows that nobody has sent are no answer."""
-    response = await constant().answer(request(outputs=("why", "label", "why")), Call())
-    assert response is not None
-    assert [each.name for each in response.outputs] == ["why", "label"]
-
-    forged = request()
-    for rows in (-1, 2**40):
-        forged.inputs[0].shape[0] = rows
-        assert await constant().answer(forged, Call()) is None
-    assert await constant().answer(request(outputs=("no-such",)), Call()) is None
-
-
-@pytest.mark.parametrize(
-    ("output", "words"),
-    [
-        ({"name": "y", "datatype": "FP16", "shape": [1], "data": [1]}, "datatype"),
-        ({"name": "y", "datatype": "INT8", "shape": [1], "data": [128]}, "whole numbers from -128 to 127"),
-        ({"name": "y", "datatype": "INT8", "shape": [1], "data": [True]}, "whole numbers"),
-        ({"name": "y", "datatype": "FP32", "shape": [1], "data": ["a"]}, "expected numbers"),
-        ({"name": "y", "datatype": "BOOL", "shape": [1], "data": [1]}, "true or false"),
-        ({"name": "y", "datatype": "FP32", "shape": [-1, 2], "data": [1]}, "expected 2 elements"),
-        ({"name": "y", "datatype": "FP32", "shape": [2, -1], "data": []}, "first dimension alone"),
-    ],
-)
-def test_a_constant_that_no_client_could_read_is_refused_at_start(output: Any, words: str) -> None:
-    """With what would be right."""
-    with pytest.raises(ValueError, match=words):
-        ConstantConfig.model_validate({"outputs": [output]})

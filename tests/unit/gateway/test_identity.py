@@ -143,7 +143,7 @@ async def door(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
                 "certificates": [{"identity": name, "caller": name, "tenant": f"t{n}"} for n, name in enumerate(NAMES)],
             }
             keys["certificates"][2]["models"] = ["iris"]  # type: ignore[assignment]
-            (tmp_path / "keys.yaml").write_text(yaml.safe_dump(keys))
+            (tmp_path / "keys.yaml").write_text(yaml.safe_dump(keys, explicit_end=True))
             route = {"model": "m", "variants": [{"name": "v", "backend": "below", "weight": 100}]}
             (tmp_path / "routes.yaml").write_text(yaml.safe_dump({"routes": [route]}))
             config = {

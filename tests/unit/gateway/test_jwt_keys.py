@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -130,6 +131,42 @@ def test_a_server_that_sends_a_byte_now_and_then_is_cut_off(part: bytes) -> None
             end.set()
 
 
+def test_a_resolver_that_does_not_answer_costs_no_more_than_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system's look-up of a name has no timeout of its own."""
+    answer = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answer.wait(30) and [])
+
+    try:
+        with pytest.raises(FetchFailed, match="TimeoutError, or out of time"):
+            fetch("https://issuer.example/", timeout_s=0.05)
+        assert not answer.is_set()
+    finally:
+        answer.set()
+
+
+def test_a_name_that_nobody_knows_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a word, without the name."""
+
+    def unknown(*_: Any, **__: Any) -> Any:
+        raise socket.gaierror(-2, "issuer.example")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+
+    with pytest.raises(FetchFailed, match=r"^can't be fetched: gaierror$"):
+        fetch("https://issuer.example/", timeout_s=5)
+
+
+def test_the_next_address_is_asked_when_one_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name may have several, and some may be of a family that leads nowhere."""
+    with _server(_body(body=b"keys")) as url:
+        port = int(url.rpartition(":")[2].partition("/")[0])
+        places = [(socket.AF_INET6, ("::1", port, 0, 0)), (socket.AF_INET, ("127.0.0.1", port))]
+        found = [(family, socket.SOCK_STREAM, 6, "", at) for family, at in places]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+
+        assert fetch(url, timeout_s=5) == b"keys"
+
+
 class Source:
     """What is fetched, changed by a test; counts how often."""
 
@@ -180,7 +217,7 @@ async def test_keys_are_fetched_in_the_background_and_again(follow: Any) -> None
 
     await _until(lambda: len(seen) > 3)
 
-    assert keys.find("one", "RS256") is not None
+    assert keys.find("one", "RS256")
     assert all(seen)
 
 
@@ -197,7 +234,7 @@ async def test_the_last_good_keys_stay(follow: Any, garbage: bytes | None) -> No
         source.body = garbage
     await _until(lambda: False in seen)
 
-    assert keys.find("one", "RS256") is not None
+    assert keys.find("one", "RS256")
 
 
 async def test_a_storm_of_unknown_keys_is_one_fetching(follow: Any, clock: Any) -> None:
@@ -213,7 +250,7 @@ async def test_a_storm_of_unknown_keys_is_one_fetching(follow: Any, clock: Any) 
     results = await asyncio.gather(*(made.newer() for _ in range(1000)))
     assert source.count == 2
     assert sum(results) == MAX_WAITING
-    assert keys.find("two", "RS256") is not None
+    assert keys.find("two", "RS256")
 
     results = await asyncio.gather(*(made.newer() for _ in range(1000)))
     assert source.count == 2

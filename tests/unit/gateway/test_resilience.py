@@ -12,8 +12,10 @@ from pydantic import ValidationError
 from infermesh.call import Call
 from infermesh.config import BreakerConfig
 from infermesh.deadline import Deadline
-from infermesh.errors import Unavailable
+from infermesh.errors import Internal, NotFound, Unavailable
+from infermesh.filters import Measured
 from infermesh.protocol import open_inference_pb2 as pb
+from infermesh.service import stack
 from infermesh.telemetry import Metrics
 from services.gateway.backends import Backend
 from services.gateway.deadline_config import DeadlineConfig
@@ -96,6 +98,65 @@ async def test_a_variant_that_keeps_failing_is_left_alone_and_the_fallback_answe
     assert mesh.value("infermesh_gateway_fallback_total", **counted) == 5
 
 
+async def test_a_covered_failure_is_the_variant_s_and_the_answer_the_fallback_s(make: Make) -> None:
+    """In the metrics of requests: what a caller got is no success of the variant that was picked."""
+    mesh = make({"model": "fraud", "variants": VARIANTS, "fallback": {"steps": [CONSTANT]}})
+    mesh.backends["one"].state["error"] = Unavailable("away")
+    service = stack(Measured(mesh.metrics.request, mesh.table.label), service=mesh.table)
+
+    await service.infer(pb.ModelInferRequest(model_name="fraud"), Call())
+
+    def requests(variant: str, code: str) -> float:
+        return mesh.value("infermesh_requests_total", model="fraud", version="", variant=variant, code=code)
+
+    assert (requests("stable", "UNAVAILABLE"), requests("fallback", "OK"), requests("stable", "OK")) == (1, 1, 0)
+
+
+async def test_a_table_that_steps_back_answers_with_nothing_of_the_one_before(make: Make) -> None:
+    """The cache belongs to the targets: other variants or versions begin with an empty one."""
+    route = {"model": "fraud", "backend": "one", "fallback": {"steps": [{"cached": {}}]}}
+    new, old = ({**route, "variants": [{"name": f"v{v}", "version": v, "weight": 1}]} for v in (2, 1))
+    mesh = make(new)
+    await ask(mesh)
+    mesh.table.swap(written(old))
+    mesh.backends["one"].state["error"] = Unavailable("away")
+
+    with pytest.raises(Unavailable, match="away"):
+        await ask(mesh)
+
+
+async def test_a_route_says_what_its_breakers_count(make: Make) -> None:
+    """INTERNAL opens nothing where the route leaves it out, however often it comes."""
+    counts = {"counts": ["unavailable", "deadline"]}
+    mesh = make({"model": "fraud", "variants": VARIANTS, "breaker": counts}, {"model": "iris", "backend": "one"})
+    mesh.backends["one"].state["error"] = Internal("broken")
+
+    for model, last in (("fraud", Internal), ("iris", Unavailable)):
+        for _ in range(40):
+            with pytest.raises((Internal, Unavailable)) as error:
+                await ask(mesh, model)
+        assert error.type is last
+
+
+async def test_callers_at_the_edge_are_told_generation_and_variant(make: Make) -> None:
+    """Beside every answer, errors too; hops inside the mesh, whose calls have no such list, are told nothing."""
+    mesh = make({"model": "fraud", "variants": VARIANTS})
+    mesh.table.swap(written({"model": "fraud", "variants": VARIANTS}))
+    trailing: dict[str, str] = {}
+
+    await ask(mesh, trailing=trailing)
+    mesh.backends["one"].state["error"] = Unavailable("away")
+    after: dict[str, str] = {}
+    with pytest.raises(Unavailable):
+        await ask(mesh, trailing=after)
+    missing: dict[str, str] = {}
+    with pytest.raises(NotFound):
+        await ask(mesh, "no-such", trailing=missing)
+
+    assert trailing == after == {"x-infermesh-generation": "2", "x-infermesh-variant": "stable"}
+    assert missing == {"x-infermesh-generation": "2"}
+
+
 async def test_behind_a_prefix_one_model_takes_no_other_with_it(make: Make) -> None:
     """Its models share a variant, so what one of them does says nothing about the others: nobody is left alone."""
     mesh = make({"prefix": "", "backend": "one"})
@@ -171,6 +232,13 @@ async def test_what_is_off_is_not_in_the_stack(make: Make) -> None:
         ({"fallback": {"steps": [{"variant": "no-such"}]}}, "no variant no-such, the route has stable, old"),
         ({"fallback": {"steps": [{"model": "simple"}]}}, "expected a backend"),
         ({"fallback": {"steps": [{"cached": {"by": "sticky"}}]}}, "has no sticky key"),
+        (
+            {"sticky": {"tenant": True}, "fallback": {"steps": [{"cached": {"by": "sticky"}}]}},
+            "a tenant is no entity",
+        ),
+        ({"fallback": {"steps": [{"model": "fraud", "backend": "one"}]}}, "it would be asked again"),
+        ({"variants": [{"name": "fallback", "weight": 1, "backend": "one"}]}, "stands for what a fallback answers"),
+        ({"breaker": {"counts": ["not_found"]}}, "'unavailable', 'deadline' or 'internal'"),
         ({"fallback": {"steps": [{}]}}, "exactly one of variant, model, cached and constant"),
         ({"fallback": {"steps": [{"variant": "old", "version": 3}]}}, "go with `model`"),
         ({"fallback": {"steps": []}}, "at least 1"),

@@ -8,12 +8,21 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
+from infermesh.call import Call
 from infermesh.config import ConfigError, load, parse
-from infermesh.filters import Retry
+from infermesh.errors import Unavailable
+from infermesh.filters import Retry, RetryBudget
+from infermesh.protocol import open_inference_pb2 as pb
+from infermesh.telemetry import Metrics
+from services.gateway.backends import Backend
 from services.gateway.config import GatewayConfig, RetryConfig
 from services.gateway.keys import KeysFile
+from services.gateway.metrics import GatewayMetrics
+from services.gateway.route_table import RouteTable
 from services.gateway.routes import RoutesFile, read_routes
+from tests.unit.gateway.conftest import FakeBackend
 
 SAMPLES = Path("samples/config")
 STABLE = {"name": "stable", "weight": 1}
@@ -219,3 +228,95 @@ def test_keys_may_be_none_and_not_forgotten(tmp_path: Path) -> None:
     (tmp_path / "keys.yaml").write_text("")
     with pytest.raises(ConfigError, match="keys: required"):
         parse(KeysFile, tmp_path / "keys.yaml")
+
+
+@pytest.mark.parametrize("version", ["01", "010", "0x10", "1_0", "1:30"])
+def test_a_version_that_yaml_would_change_is_refused(tmp_path: Path, version: str) -> None:
+    """010 is 8 to YAML: another version, without a word."""
+    file = tmp_path / "routes.yaml"
+    route = "routes: [{model: m, backend: p, variants: [{name: a, weight: 1, version: %s}]}]\n"
+    for good in ("10", "'10'", "stable", "0"):
+        file.write_text(route % good)
+        read_routes(file, ["p"])
+    file.write_text(route % version)
+
+    with pytest.raises(ConfigError, match=f"version {version}: YAML reads another number"):
+        read_routes(file, ["p"])
+
+
+@pytest.mark.parametrize(
+    ("route", "words"),
+    [
+        ({"variants": [{"name": "a", "weight": True}]}, "expected a number"),
+        ({"variants": [{"name": "a", "weight": "1"}]}, "expected a number"),
+        (
+            {"variants": [{"name": "a", "version": 1, "weight": 1}, {"name": "b", "version": 1, "weight": 1}]},
+            "a and b ask for the same version",
+        ),
+        ({"model": "m\0"}, "printable"),
+        ({"aliases": ["a\ud800"]}, "valid string"),
+        ({"sticky": {"input": "x\n"}}, "printable"),
+    ],
+)
+def test_what_is_a_slip_for_certain_is_refused(route: dict[str, object], words: str) -> None:
+    """Weights that are no numbers, a version that stands for two variants, names that no log can show."""
+    with pytest.raises(ValidationError, match=words):
+        RoutesFile.model_validate({"routes": [{"model": "m", "backend": "p", **route}]})
+
+
+def test_two_variants_of_no_version_may_ask_for_the_same() -> None:
+    """An A/A split tells how much two shares of one thing differ by chance."""
+    variants = [{"name": "a", "weight": 1}, {"name": "b", "weight": 1}]
+
+    RoutesFile.model_validate({"routes": [{"model": "m", "backend": "p", "variants": variants}]})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "routes: " + "[" * 40 + "]" * 40,
+        "routes: " + "[" * 100_000 + "]" * 100_000,
+        "routes:\n  " + "- " * 3000 + "x",
+        "routes: &a [*a]",
+    ],
+    ids=["nested", "past the stack", "in blocks", "in itself"],
+)
+def test_a_file_that_is_nested_without_an_end_is_a_fault_and_no_crash(tmp_path: Path, text: str) -> None:
+    """The parser is libyaml's, in C, and would end the process."""
+    file = tmp_path / "routes.yaml"
+    file.write_text(text + "\n")
+
+    with pytest.raises(ConfigError, match="nested deeper than 32 levels"):
+        read_routes(file, None)
+
+
+def test_anchors_that_multiply_are_refused(tmp_path: Path) -> None:
+    """Nine lists of nine references each are 9⁹ values in a few hundred bytes."""
+    lines, below = [], "x"
+    for name in "abcdefghi":
+        lines.append(f"{name}: &{name} [{', '.join([below] * 9)}]")
+        below = f"*{name}"
+    file = tmp_path / "routes.yaml"
+    file.write_text("\n".join(lines) + "\nroutes: *i\n")
+
+    with pytest.raises(ConfigError, match="anchors make more than"):
+        read_routes(file, None)
+
+
+@pytest.mark.parametrize(("retry", "asked"), [("safe", 2), ("not_started", 1)])
+async def test_a_route_says_whether_a_second_run_does_harm(retry: str, asked: int) -> None:
+    """What broke off is asked again, or not; what was not begun is, in either case, and from one budget."""
+    fake, seen = FakeBackend("one"), list[str]()
+    filters = (Retry(2, RetryBudget(0.2, 3), seen.append),)
+    file = RoutesFile.model_validate({"routes": [{"model": "m", "backend": "one", "retry": retry}]})
+    table = RouteTable(file, {"one": Backend("one", fake, filters)}, GatewayMetrics(Metrics("gateway")))
+
+    fake.state["error"] = Unavailable("reset")
+    with pytest.raises(Unavailable):
+        await table.infer(pb.ModelInferRequest(model_name="m"), Call())
+    begun = len(fake.asked)
+    fake.state["error"] = Unavailable("no connection", rejected=True)
+    with pytest.raises(Unavailable):
+        await table.infer(pb.ModelInferRequest(model_name="m"), Call())
+
+    assert (begun, len(fake.asked) - begun) == (asked, 2)

@@ -181,3 +181,68 @@ async def test_what_takes_a_while_to_take_over_is_waited_for(tmp_path: Path) -> 
         await reader.hear(2)
 
     assert (reader.taken, reader.outcomes) == (["two"], [False, True])
+
+
+async def test_a_content_counts_when_it_has_come_to_rest(tmp_path: Path) -> None:
+    """What a writer has written so far is not read while it goes on writing."""
+    file = tmp_path / "keys.yaml"
+    file.write_text("one")
+    reader = Reader()
+    parts = iter(["two, half", "two, nearly", "two"])
+    pauses = 0
+
+    async def pause(_: float) -> None:
+        nonlocal pauses
+        pauses += 1
+        if part := next(parts, ""):
+            file.write_text(part)
+
+    async with followed(file, reader.read, reader.adopt, reader.observe, every_s=0.05, pause=pause):
+        file.write_text("tw")
+        await reader.hear(1)
+
+    assert (reader.taken, reader.outcomes) == (["two"], [True])
+    assert pauses == 4
+
+
+async def test_what_changes_while_it_is_read_is_read_again(tmp_path: Path) -> None:
+    """Neither what was read in between nor its faults count."""
+    file = tmp_path / "keys.yaml"
+    file.write_text("one")
+    reader = Reader()
+
+    def read(file: Path) -> str:
+        if file.read_text() == "two":
+            file.write_text("three")
+            raise ConfigError(str(file), ["two was read"])
+        return reader.read(file)
+
+    async def pause(_: float) -> None:
+        await asyncio.sleep(0)
+
+    async with followed(file, read, reader.adopt, reader.observe, every_s=0.05, pause=pause):
+        file.write_text("two")
+        await reader.hear(1)
+
+    assert (reader.taken, reader.outcomes) == (["three"], [True])
+
+
+async def test_a_content_that_comes_back_is_no_change(tmp_path: Path) -> None:
+    """A file that was away for a moment is as it was."""
+    file = tmp_path / "keys.yaml"
+    file.write_text("one")
+    reader = Reader()
+    back = asyncio.Event()
+
+    async def pause(_: float) -> None:
+        if not back.is_set():
+            file.write_text("one")
+            back.set()
+
+    async with followed(file, reader.read, reader.adopt, reader.observe, every_s=0.05, pause=pause):
+        file.unlink()
+        await back.wait()
+        file.write_text("two")
+        await reader.hear(1)
+
+    assert reader.taken == ["two"]

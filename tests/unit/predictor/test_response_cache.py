@@ -46,6 +46,22 @@ async def test_an_equal_request_is_answered_from_memory(serve: Any, put: Any, mo
     assert predictor.repository.resolve("m", "").statistics.success.count == 2
 
 
+async def test_a_copy_is_answered_by_the_model(serve: Any, put: Any, models: Any, ask: Any) -> None:
+    """A shadow's copy, or a primary that is asked again, is neither answered from memory nor kept: it is to be compared."""
+    put("m", 1, models.add(1))
+    predictor = await serve(response_cache=ON)
+    for _ in range(3):
+        await predictor.infer(ask("m", x=X), Call(shadow=True))
+    cache = predictor.repository.resolve("m", "").response_cache
+    assert len(cache) == 0
+
+    await predictor.infer(ask("m", x=X), Call())
+    await predictor.infer(ask("m", x=X), Call(shadow=True))
+
+    assert len(cache) == 1
+    assert counts(predictor) == (0, 1, 5)
+
+
 async def test_what_a_caller_does_with_an_answer_does_not_reach_the_next(
     serve: Any, put: Any, models: Any, ask: Any
 ) -> None:

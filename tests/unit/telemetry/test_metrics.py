@@ -45,6 +45,64 @@ def test_labels_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 'infermesh_requests_total{code="OK",model="",service="gateway",variant="",version=""} 40.0' in lines
 
 
+def test_versions_that_a_backend_makes_up_take_no_labels_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Past a number of them, and past a length, calls of the variant are counted without a version."""
+    monkeypatch.setattr(metrics, "MAX_OF_VARIANT", 5)
+    counted = Metrics("gateway")
+
+    for number in range(50):
+        counted.request("m", str(number), "liar", "OK", 0.001)
+    counted.request("m", "9" * 65, "long", "OK", 0.001)
+    counted.request("m", "1", "stable", "OK", 0.001)
+
+    value = counted.registry.get_sample_value
+    told = {"service": "gateway", "model": "m", "code": "OK"}
+    assert value("infermesh_requests_total", {**told, "version": "4", "variant": "liar"}) == 1
+    assert value("infermesh_requests_total", {**told, "version": "", "variant": "liar"}) == 45
+    assert value("infermesh_requests_total", {**told, "version": "", "variant": "long"}) == 1
+    assert value("infermesh_requests_total", {**told, "version": "1", "variant": "stable"}) == 1
+
+
+def test_what_is_forgotten_has_no_series() -> None:
+    """A variant goes alone while its model is known, else with all of its model; other models stay."""
+    counted, known = Metrics("gateway"), {"m", "other"}
+    counted.label = lambda model: model if model in known else ""
+    for model in sorted(known):
+        counted.request(model, "1", "stable", "OK", 0.1)
+        counted.request(model, "2", "canary", "OK", 0.1)
+        counted.request(model, "", "", "UNAUTHENTICATED", 0.1)
+
+    counted.forget("m", "canary")
+    text = text_of(counted)
+    assert text.count("infermesh_requests_total{") == 5
+    assert text.count("infermesh_request_seconds_count{") == 5
+    known.remove("m")
+    counted.forget("m", "stable")
+
+    text = text_of(counted)
+    assert 'model="m"' not in text
+    assert text.count("infermesh_requests_total{") == 3
+
+
+def test_a_late_call_of_what_is_forgotten_has_no_variant(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until the name is expected again; how many names are kept in mind has a bound."""
+    monkeypatch.setattr(metrics, "MAX_FORGOTTEN", 2)
+    counted = Metrics("gateway")
+    counted.label = lambda model: model
+    for variant in ("a", "b", "c"):
+        counted.forget("m", variant)
+    counted.expect("m", "b")
+
+    for variant in ("a", "b", "c"):
+        counted.request("m", "1", variant, "OK", 0.1)
+
+    value = counted.registry.get_sample_value
+    told = {"service": "gateway", "model": "m", "code": "OK"}
+    found = [value("infermesh_requests_total", {**told, "version": "1", "variant": v}) for v in ("a", "b", "c")]
+    assert found == [1, 1, None]
+    assert value("infermesh_requests_total", {**told, "version": "", "variant": ""}) == 1
+
+
 def test_a_service_tells_its_build_and_readiness() -> None:
     """And what the process uses."""
     counted = Metrics("predictor")

@@ -9,7 +9,7 @@ import pytest
 
 from infermesh.call import Call
 from infermesh.config import ServerConfig
-from infermesh.errors import DeadlineExceeded, ResourceExhausted, Unavailable
+from infermesh.errors import DeadlineExceeded, ResourceExhausted, Unavailable, Unimplemented
 from infermesh.protocol import open_inference_pb2 as pb
 from infermesh.service import InferenceService, stack
 from infermesh.transport import Server
@@ -81,3 +81,17 @@ def test_nobody_there():
         caller.is_ready()
 
     assert refused.value.rejected
+
+
+async def test_an_rpc_beside_oip_is_asked_by_its_name(target: str):
+    """The key goes along, the answer is of the type asked for, and one that is not offered is UNIMPLEMENTED."""
+    with OutsideCaller(target, "secret") as caller:
+        request = pb.ModelInferRequest(model_name="m")
+
+        answer = await asyncio.to_thread(
+            caller.call, "inference.GRPCInferenceService/ModelInfer", request, pb.ModelInferResponse
+        )
+        with pytest.raises(Unimplemented):
+            await asyncio.to_thread(caller.call, "some.Service/Method", request, pb.ModelInferResponse)
+
+    assert (answer.model_name, answer.parameters["x-api-key"].string_param) == ("m", "secret")

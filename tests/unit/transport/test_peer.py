@@ -1,31 +1,10 @@
-"""The names of a peer, and which are believed."""
+"""Which names of a peer are believed."""
 
 from __future__ import annotations
 
 import pytest
 
-from infermesh.transport.peer import Patterns, names_in
-
-
-def test_names_carry_their_kind() -> None:
-    """A name of one kind is never taken for one of another, whatever it reads like."""
-    shown = {
-        "transport_security_type": [b"ssl"],
-        "peer_uri": [b"spiffe://mesh/gateway"],
-        "peer_dns": [b"Gateway.Mesh"],
-        "peer_email": [b"spiffe://mesh/other@x"],
-        "x509_common_name": [b"dns:gateway.mesh"],
-        "x509_subject_alternative_name": [b"all of them"],
-    }
-
-    assert names_in(shown) == ("uri:spiffe://mesh/gateway", "dns:gateway.mesh", "cn:dns:gateway.mesh")
-    assert names_in({"transport_security_type": [b"ssl"]}) == ()
-
-
-def test_a_certificate_with_very_many_names_is_cut() -> None:
-    """What a certificate says is bounded; a name that is too long is none."""
-    assert len(names_in({"peer_dns": [b"a%d" % n for n in range(1000)]})) == 64
-    assert names_in({"peer_dns": [b"a" * 513]}) == ()
+from infermesh.transport.peer import Patterns
 
 
 @pytest.mark.parametrize(

@@ -332,18 +332,6 @@ async def test_credentials_come_before_the_message(serve: Any, rpc: str, data: b
     assert running.service.asked == [(rpc, "")]
 
 
-async def test_credentials_come_before_the_messages_of_a_stream(serve: Any) -> None:
-    """Each message of a stream is admitted, bytes that are none too."""
-    running = await serve(Closed())
-    stream = running.channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")()
-
-    await stream.write(b"\xff\xff\xff")
-    answer = pb.ModelStreamInferResponse.FromString(await stream.read())
-
-    assert answer.error_message == "no key"
-    assert running.service.asked == [("ModelStreamInfer", "")]
-
-
 async def test_a_message_of_a_stream_that_is_none_is_one_failure(serve: Any) -> None:
     """Garbage is answered in its turn, and the stream goes on."""
     running = await serve()

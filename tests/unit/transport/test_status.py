@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 import grpc
@@ -177,10 +178,11 @@ def test_wrong_bytes_in_the_details_hide_nothing(details: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pushback", "seconds"), [("250", 0.25), ("-1", None), ("soon", None), ("9" * 5000, None), ("", None)]
+    ("pushback", "seconds"),
+    [("250", 0.25), ("-1", math.inf), ("soon", math.inf), ("9" * 5000, math.inf), ("", math.inf), ("²", math.inf)],
 )
-def test_a_pushback_is_a_sane_number_or_none(pushback: str, seconds: float | None) -> None:
-    """A number that no one would wait for, or none at all, is ignored."""
+def test_a_pushback_that_makes_no_sense_means_never(pushback: str, seconds: float) -> None:
+    """Negative, no number, or one that no one would wait for: the call is not to be made again (gRFC A6)."""
     error = error_of(failure(grpc.StatusCode.UNAVAILABLE, "x", ("grpc-retry-pushback-ms", pushback)), "backend")
 
     assert error.retry_after_s == seconds
@@ -321,14 +323,28 @@ async def test_a_hop_that_metadata_can_not_carry_is_replaced(serve: Any, scripte
 
 
 @pytest.mark.parametrize("milliseconds", [2**63 - 1, 10**9, -1, -(2**63)])
-def test_a_pushback_out_of_all_bounds_in_a_stream_is_none(milliseconds: int) -> None:
-    """As in metadata: what a backend makes up is not passed on."""
+def test_a_pushback_out_of_all_bounds_in_a_stream_means_never(milliseconds: int) -> None:
+    """As in metadata."""
     in_stream = stream_failure(Unavailable("x", retry_after_s=1.5), "7", "tested")
     assert error_in_stream(in_stream, "predictor").retry_after_s == 1.5
 
     in_stream.infer_response.parameters["infermesh_retry_pushback_ms"].int64_param = milliseconds
 
-    assert error_in_stream(in_stream, "predictor").retry_after_s is None
+    assert error_in_stream(in_stream, "predictor").retry_after_s == math.inf
+
+
+def test_never_is_passed_on() -> None:
+    """From hop to hop, in a status and in a stream: -1, and no RetryInfo, which can't say it."""
+    never = Unavailable("x", retry_after_s=math.inf)
+
+    _, _, trailing = status_of(never, "tested")
+    told = dict(trailing)
+    details = Status.FromString(told["grpc-status-details-bin"])  # type: ignore[arg-type]
+
+    assert told["grpc-retry-pushback-ms"] == "-1"
+    assert not any(each.Is(RetryInfo.DESCRIPTOR) for each in details.details)
+    assert error_of(failure(grpc.StatusCode.UNAVAILABLE, "x", *trailing), "backend").retry_after_s == math.inf
+    assert error_in_stream(stream_failure(never, "7", "tested"), "backend").retry_after_s == math.inf
 
 
 def test_a_limit_is_told_in_metadata_and_as_a_quota_failure() -> None:

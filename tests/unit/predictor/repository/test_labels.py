@@ -13,18 +13,13 @@ import pytest
 from infermesh.call import Call
 from infermesh.errors import FailedPrecondition, InvalidRequest, NotFound, Unavailable
 from infermesh.protocol import open_inference_pb2 as pb
-from infermesh.tensors import read_outputs
+from tests.unit.predictor.repository.repository_state import answered
 
 X = np.array([1, 2], np.float32)
 
 
 def index(predictor: Any) -> dict[str, tuple[str, str]]:
     return {m.version: (m.state, m.reason) for m in predictor.repository.index().models}
-
-
-async def answered(predictor: Any, request: Any) -> tuple[str, list[float]]:
-    response = await predictor.infer(request, Call())
-    return response.model_version, read_outputs(response)["y"].tolist()
 
 
 @pytest.fixture

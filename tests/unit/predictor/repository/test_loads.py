@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from typing import Any
 
 import pytest
 
 from services.predictor.load_failed import LoadFailed
 from services.predictor.repository import loads as module
 from services.predictor.repository.loads import Loads, StillLoading
-
-
-async def until(holds: Any) -> None:
-    async with asyncio.timeout(10):
-        while not holds():
-            await asyncio.sleep(0.001)
+from tests.unit.predictor.repository.repository_state import until
 
 
 async def test_the_result_or_the_error_of_the_work_is_the_answer() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from services.predictor.load_failed import LoadFailed
 from services.predictor.repository.loader import Counts
 from services.predictor.repository.looks import Looks
 from services.predictor.source import Folder, Look, SourceAway
+from tests.unit.predictor.repository.repository_state import until
 
 
 class Hanging(Folder):
@@ -42,12 +42,6 @@ def source(tmp_path: Path) -> Any:
     source = Hanging(tmp_path)
     yield source
     source.go_on.set()
-
-
-async def until(holds: Any) -> None:
-    async with asyncio.timeout(20):
-        while not holds():
-            await asyncio.sleep(0.001)
 
 
 async def test_a_look_that_hangs_hides_no_other(source: Hanging) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +16,9 @@ from infermesh.tensors import read_outputs
 from services.predictor.repository.watch import kept_up
 from services.predictor.source import Counts, Folder, Look, SourceAway
 from services.predictor.source.several import Several
+from tests.unit.predictor.repository.repository_state import index, until
 
 X = np.array([1, 2], np.float32)
-
-
-def index(predictor: Any) -> dict[tuple[str, str], tuple[str, str]]:
-    return {(m.name, m.version): (m.state, m.reason) for m in predictor.repository.index().models}
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not holds():
-            await asyncio.sleep(0.001)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import asyncio
 import gc
 import threading
 import weakref
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +22,9 @@ from services.predictor.repository import load_version as load_version_module
 from services.predictor.repository.watch import Watch, kept_up
 from services.predictor.source import Counts, Folder, Look, SourceAway
 from services.predictor.source.several import Several
+from tests.unit.predictor.repository.repository_state import answered, index, until
 
 X = np.array([1, 2], np.float32)
-
-
-def index(predictor: Any) -> dict[tuple[str, str], tuple[str, str]]:
-    return {(m.name, m.version): (m.state, m.reason) for m in predictor.repository.index().models}
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not holds():
-            await asyncio.sleep(0.001)
-
-
-async def answered(predictor: Any, request: Any) -> tuple[str, list[float]]:
-    response = await predictor.infer(request, Call())
-    return response.model_version, read_outputs(response)["y"].tolist()
 
 
 class Slow(Folder):

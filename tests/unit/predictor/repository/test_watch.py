@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +13,13 @@ import pytest
 
 from infermesh.call import Call
 from infermesh.errors import NotFound
-from infermesh.tensors import read_outputs
 from services.predictor.load_failed import LoadFailed
 from services.predictor.repository.watch import Watch, kept_up
 from services.predictor.source import Folder, Look, SourceAway
+from tests.unit.predictor.repository.repository_state import answered, index, until
 
 X = np.array([1, 2], np.float32)
 WATCH = {"mode": "watch", "poll": "20ms", "settle": "1ms"}
-
-
-def index(predictor: Any) -> dict[tuple[str, str], tuple[str, str]]:
-    return {(m.name, m.version): (m.state, m.reason) for m in predictor.repository.index().models}
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not holds():
-            await asyncio.sleep(0.001)
-
-
-async def answered(predictor: Any, request: Any) -> tuple[str, list[float]]:
-    response = await predictor.infer(request, Call())
-    return response.model_version, read_outputs(response)["y"].tolist()
 
 
 @pytest.fixture
