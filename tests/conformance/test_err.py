@@ -159,8 +159,7 @@ def test_a_caller_past_its_rate_is_refused(client: Client, subject: Subject) -> 
 
 @case("ERR-credentials", hops=("gateway",), needs="key", each={"key": ("", "no-such-key")})
 def test_no_or_bad_credentials_are_refused(client: Client, subject: Subject, refuse: Refuse, key: str) -> None:
-    """A call without a key, or with a bad one, is UNAUTHENTICATED in every RPC but ServerLive, and tells no key; a stream is not
-    opened."""
+    """A call or stream without a key, or with a bad one, is UNAUTHENTICATED in every RPC but ServerLive, and tells no key."""
     asked = {rpc: about(rpc, subject.model) for rpc in MODEL_RPCS + REPOSITORY_RPCS}
     for rpc in LOADING_RPCS:
         asked[rpc] = getattr(pb, f"{rpc}Request")(model_name=subject.model)

@@ -162,6 +162,7 @@ async def _flat(folder: Path, count: int) -> None:
         assert max(grown) < GATEWAY_GROWTH_BYTES, grown
 
 
+@pytest.mark.long
 async def test_two_thousand_ids_leave_gateway_and_comparer_as_they_were(tmp_path: Path) -> None:
     """Every call with an id of its own, mirrored and compared."""
     await _flat(tmp_path, 2_000)

@@ -95,6 +95,7 @@ async def test_who_is_not_known_has_no_label(metadata: dict[str, str]) -> None:
     assert _series(metrics) == {"": 2}
 
 
+@pytest.mark.long
 async def test_a_hundred_thousand_callers_keep_the_label_sets_flat() -> None:
     """The first thousand who are past their limit have labels, and keep them; all others share the empty one, and are counted."""
     metrics = Metrics("gateway")

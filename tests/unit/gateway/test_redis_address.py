@@ -147,7 +147,7 @@ async def _known(sentinel: Sentinel) -> None:
         await until(lambda: any("ok" in each.get("master-link-status", "") for each in admin.sentinel_slaves(NAME)))
 
 
-@pytest.mark.parametrize("how", ["killed", "asked"])
+@pytest.mark.parametrize("how", ["killed", pytest.param("asked", marks=pytest.mark.long)])
 async def test_the_limits_follow_a_failover(watched: tuple[Valkey, Valkey, Sentinel], how: str) -> None:
     """The primary dies, or Sentinel is told to change it: a replica alone meanwhile, then the new primary, with what it has of
     the old one's counts."""

@@ -69,6 +69,7 @@ async def test_tls_with_certificates(tmp_path: Path) -> None:
             await stranger.aclose()
 
 
+@pytest.mark.long
 async def test_a_failover_loses_no_row_of_a_writer(unused_tcp_port: int) -> None:
     """What is written while the primary dies is tried until the next one takes it; a Sentinel that is away is passed over."""
     layout = RowFormat(VIEW.columns)

@@ -207,6 +207,7 @@ async def test_no_node_to_begin_with_is_a_store_that_is_away(unused_tcp_port: in
     await client.close()
 
 
+@pytest.mark.long
 async def test_replicas_are_read_where_that_is_wanted() -> None:
     """With `read_from: replica` the replica answers, and the primary when it is gone."""
     with cluster(2) as pair:
