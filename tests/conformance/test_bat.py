@@ -104,8 +104,8 @@ def test_an_expired_member_harms_nobody(client: Client) -> None:
     for at, outcome in enumerate(outcomes):
         if at % EVERY or isinstance(outcome, pb.ModelInferResponse):
             _check_member(at, outcome)
-        else:
-            assert outcome.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        else:  # a server that knows how long its runs take may refuse at once what it can't answer in time
+            assert outcome.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED)
 
 
 @case("BAT-shapes")

@@ -199,11 +199,11 @@ def test_load_and_unload_need_the_admin_right(client: Client, refuse: Refuse) ->
 
 @case("ERR-deadline")
 def test_a_call_past_its_deadline_ends(client: Client, subject: Subject) -> None:
-    """A call that takes longer than its deadline is DEADLINE_EXCEEDED, and a good request right after is served."""
+    """A call that takes too long is DEADLINE_EXCEEDED or, where that is foreseen, refused; a good one right after is served."""
     with pytest.raises(grpc.RpcError) as late:
         client.infer(subject.long_request(), timeout=0.002)
 
-    assert late.value.code() is StatusCode.DEADLINE_EXCEEDED
+    assert late.value.code() in (StatusCode.DEADLINE_EXCEEDED, StatusCode.RESOURCE_EXHAUSTED)
     assert client.infer(subject.request(request_id="after")).id == "after"
 
 

@@ -135,9 +135,9 @@ def _endured(seconds: float, faults: int) -> None:
     assert (status, under_way, left_s < 10) == (0, 0, True), told  # what is stuck would hold it for all of its grace
 
 
-def test_a_minute_of_faults_leave_no_call_without_an_end() -> None:
+def test_some_faults_leave_no_call_without_an_end() -> None:
     """Each call is answered, or has failed, by its deadline; nothing is left under way, and memory is what it was."""
-    _endured(50.0, 34)
+    _endured(12.0, 8)
 
 
 @pytest.mark.long
