@@ -178,6 +178,7 @@ def test_a_load_that_was_interrupted_goes_on(samples: Path, store: list[str], tm
 # A real SIGINT at a known row.
 INTERRUPTING = """
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs the tests in the background may ignore it
 from infermesh.cli import features_load
 from infermesh.cli.main import app
 tell = features_load._bar.tell
