@@ -82,7 +82,7 @@ def measure(mirrored: float, pairs: int, seconds: float, in_flight: int, *, comp
             peers.append(mirroring)
         check(ours, request, response)
         check(floor, request, response)
-        began = _begun(mirroring) if compared else None
+        began = _begun(mirroring, request, response) if compared else None
         ratios = compare_all(ours, peers, folder / "request.bin", pairs=pairs, seconds=seconds, in_flight=in_flight)
         print()
         _tell(ours, gateway_did(our_metrics))
@@ -125,9 +125,10 @@ def lost(did: Did) -> list[str]:
     return [f"of {did.copies.total()} copies {did.copies['mirrored']} reached the candidate"]
 
 
-def _begun(mirroring: Contender) -> Cost:
-    """What its processes have used when the comparing one has started, which takes it longer than the gateway."""
-    taken(mirroring)
+def _begun(mirroring: Contender, request: ModelInferRequest, response: ModelInferResponse) -> Cost:
+    """What its processes have used when the comparing one, which the first pair starts, has counted that pair."""
+    while not taken(mirroring):
+        check(mirroring, request, response)
     return costs(mirroring)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -49,7 +50,8 @@ class PairCounters(Protocol):
 class Comparer:
     """Hands pairs to a process that compares them (`services.gateway.compare`), and asks it for reports.
 
-    Nothing waits for it: while it is behind, hangs or is dead, pairs are dropped and counted, and it is started again.
+    Nothing waits for it: while it is behind, hangs or is dead, pairs are dropped and counted, and it is started again. There is
+    none until the first pair comes, or somebody asks and there is a file of results.
     """
 
     def __init__(
@@ -64,6 +66,8 @@ class Comparer:
         self._count = count
         self._shadows: dict[tuple[str, str], ShadowConfig] = {}
         self._not_compared: Counter[str] = Counter()
+        self._state = config.state
+        self._questions: dict[bytes, asyncio.Task[bytes]] = {}  # that are under way
         settings = {"state": str(config.state) if config.state else "", "save_every_s": config.save_every}
         self.feed = Feed(
             "shadow comparison",
@@ -77,8 +81,8 @@ class Comparer:
         )
 
     async def start(self) -> None:
-        """Start the process."""
-        await self.feed.start()
+        """From now on the process is started when there is something for it."""
+        self.feed.start_when_used()
 
     async def close(self) -> None:
         """Let it compare what it has, keep the results and end. To be called when no copy is under way."""
@@ -107,7 +111,8 @@ class Comparer:
         """From now on these are compared, by model and shadow; what is known of those that stay as they were is kept."""
         if shadows != self._shadows:
             self._shadows = dict(shadows)
-            self.feed.offer(SETTINGS, self._settings())
+            if self.feed.is_used:  # each process is greeted with them
+                self.feed.offer(SETTINGS, self._settings())
 
     def tools(self, admit: Admit) -> dict[str, Tool]:
         """The RPCs of `ShadowReports`; `admit` is the service's."""
@@ -115,8 +120,10 @@ class Comparer:
         async def report(data: bytes, call: Call) -> bytes:
             request = _parsed(pb.ReportRequest, data)
             await admit("ShadowReport", request.model, "", call)
-            response = pb.ReportResponse.FromString(await self.feed.ask(REPORT + data, ASK_S))
-            reports = [each for each in response.reports if may_use(call.caller, each.model)]
+            reports = []
+            for question in self._allowed(request, call):
+                response = pb.ReportResponse.FromString(await self._asked(question))
+                reports += [each for each in response.reports if may_use(call.caller, each.model)]
             if not reports and (request.model or request.shadow):
                 raise NotFound(self._nothing(request.model, request.shadow), reason="NO_COMPARISON")
             return pb.ReportResponse(reports=reports, not_compared=self._not_compared).SerializeToString()
@@ -126,6 +133,8 @@ class Comparer:
             await admit("ShadowReset", request.model, "", call)
             if not request.model:
                 raise InvalidRequest("model: expected the model whose comparisons are to begin anew", reason="NO_MODEL")
+            if not self._has_results():
+                return pb.ResetResponse().SerializeToString()
             return await self.feed.ask(RESET + data, ASK_S)
 
         return {REPORT_RPC: report, RESET_RPC: reset}
@@ -133,6 +142,35 @@ class Comparer:
     def gauges(self) -> Iterator[tuple[str, float]]:
         """What the process told last; read in another thread."""
         return iter(list(self.feed.counters.items()))
+
+    def _has_results(self) -> bool:
+        """Whether anything can have been compared: else no process is started to say that nothing was."""
+        return self.feed.is_used or (self._state is not None and self._state.exists())
+
+    def _allowed(self, request: pb.ReportRequest, call: Call) -> list[pb.ReportRequest]:
+        """What is to be asked, so that nothing is reckoned that the caller may not see: a report may take seconds."""
+        if not self._has_results():
+            return []
+        if request.model:
+            return [request] if may_use(call.caller, request.model) else []
+        if call.caller.models is None:
+            return [request]
+        models = sorted({model for model, _ in self._shadows if may_use(call.caller, model)})
+        return [pb.ReportRequest(model=model, shadow=request.shadow) for model in models]
+
+    async def _asked(self, question: pb.ReportRequest) -> bytes:
+        """The process's answer; of equal questions under way there is one, which goes on when who asked it first has gone."""
+        data = question.SerializeToString(deterministic=True)
+        asking = self._questions.get(data)
+        if asking is None:
+            asking = self._questions[data] = asyncio.create_task(self.feed.ask(REPORT + data, ASK_S))
+            asking.add_done_callback(lambda task: self._answered(data, task))
+        return await asyncio.shield(asking)
+
+    def _answered(self, data: bytes, task: asyncio.Task[bytes]) -> None:
+        del self._questions[data]
+        if not task.cancelled():
+            task.exception()  # seen, also when nobody waits any more
 
     def _settings(self) -> bytes:
         shadows = [

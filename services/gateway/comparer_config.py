@@ -22,7 +22,7 @@ class ComparerConfig(Model):
     """How the answers of shadows are compared with the primary's: in a process of its own, after the answer is sent."""
 
     enabled: bool = False
-    """Whether they are. It takes numpy (extra `compare`), a process, and about 60 MB."""
+    """Whether they are. It takes numpy (extra `compare`) and, from the first pair on, a process of about 60 MB."""
     state: ConfigPath | None = None
     """File in which the results are kept over restarts; its folder has to exist. Left out: they begin anew."""
     save_every: Duration = Field("30s", ge=1)  # type: ignore[assignment]

@@ -61,6 +61,10 @@ class Pairs:
             return None
         return self._again(response.parameters[VARIANT].string_param, response.model_version)
 
+    def keep(self, end: _End) -> None:
+        """One end is known: write its answer out when it is on its way to the caller, and let it go."""
+        asyncio.get_running_loop().call_soon(end.write, self._max_bytes)
+
     def complete(self, pair: OpenPair) -> None:
         """Both ends are known."""
         asyncio.get_running_loop().call_soon(self._hand_over, pair)
@@ -69,10 +73,7 @@ class Pairs:
         primary, other = pair.primary, pair.other
         assert primary is not None
         assert other is not None
-        too_large = any(
-            end.response is not None and end.response.ByteSize() > self._max_bytes for end in (primary, other)
-        )
-        if too_large or pair.is_fallback or CANCELLED in (primary.code, other.code):
+        if primary.is_too_large or other.is_too_large or pair.is_fallback or CANCELLED in (primary.code, other.code):
             self._observe("skipped")
             return
         head = {
@@ -85,7 +86,7 @@ class Pairs:
             "primary": [primary.code, primary.seconds, primary.version],
             "other": [other.code, other.seconds, other.version],
         }
-        if self._offer(json.dumps(head).encode(), primary.data(), other.data()):
+        if self._offer(json.dumps(head).encode(), primary.data, other.data):
             self._observe("repeated" if pair.repeats else "compared")
         else:
             self._observe("dropped")
@@ -108,41 +109,49 @@ class OpenPair:
     def primary_answered(self, response: ModelInferResponse, seconds: float) -> None:
         self.variant = response.parameters[VARIANT].string_param if VARIANT in response.parameters else ""
         self.is_fallback = FALLBACK in response.parameters
-        self.primary = _End(response, "OK", seconds)
-        self._ended()
+        self.primary = _End(None if self.is_fallback else response, "OK", seconds)
+        self._ended(self.primary)
 
     def primary_failed(self, error: BaseException, seconds: float) -> None:
         self.variant = getattr(error, "variant", "")
         self.primary = _End(None, _code(error), seconds)
-        self._ended()
+        self._ended(self.primary)
 
     def other_answered(self, response: ModelInferResponse, seconds: float) -> None:
         self.other = _End(response, "OK", seconds)
-        self._ended()
+        self._ended(self.other)
 
     def other_failed(self, error: BaseException, seconds: float) -> None:
         self.other = _End(None, _code(error), seconds)
-        self._ended()
+        self._ended(self.other)
 
-    def _ended(self) -> None:
+    def _ended(self, end: _End) -> None:
+        if end.response is not None:
+            self._pairs.keep(end)
         if self.primary is not None and self.other is not None:
             self._pairs.complete(self)
 
 
 class _End:
-    __slots__ = ("code", "response", "seconds")
+    """How a call ended. `data` is the answer as bytes, once it is written; one over the bound is none."""
+
+    __slots__ = ("code", "data", "is_too_large", "response", "seconds", "version")
 
     def __init__(self, response: ModelInferResponse | None, code: str, seconds: float) -> None:
         self.response = response
         self.code = code
         self.seconds = seconds
+        self.version = response.model_version[:MAX_ID] if response is not None else ""
+        self.data = b""
+        self.is_too_large = False
 
-    @property
-    def version(self) -> str:
-        return self.response.model_version[:MAX_ID] if self.response is not None else ""
-
-    def data(self) -> bytes:
-        return self.response.SerializeToString() if self.response is not None else b""
+    def write(self, max_bytes: int) -> None:
+        assert self.response is not None
+        data = self.response.SerializeToString()  # which is how protobuf would measure it, too
+        self.response = None
+        self.is_too_large = len(data) > max_bytes
+        if not self.is_too_large:
+            self.data = data
 
 
 def _code(error: BaseException) -> str:

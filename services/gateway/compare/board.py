@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from services.gateway.compare.comparison import Comparison, OtherState
 from services.gateway.compare.gauges import gauges_of
 from services.gateway.compare.pair import Answered, Kind, Pair
 from services.gateway.compare.report import Report
+from services.gateway.compare.state_file import Entry, Key, StateFile
 from services.gateway.compare.wire import message_of
 from services.gateway.compare_config import CompareConfig
 from services.gateway.compare_frames import PAIR, REPORT, RESET, SETTINGS
@@ -27,12 +26,13 @@ MAX_COMPARISONS = 1000  # of a model, a shadow and a variant; pairs of others ar
 GAUGES_S = 5.0
 GAUGES_SHARE = 0.1  # of the process's time at most goes into gauges that are dear
 TICK_BUDGET_S = 0.05
-FILE_MODE = 0o600  # it holds values that models answered
+ANSWER_BUDGET_S = 5.0  # after it a report is not begun: the gateway waits for 10 s, and takes silence for a hang
+FORGOTTEN_S = 7 * 86_400.0  # after a shadow left the routes
 NO_VERSION = ""
 
 _log = logging.getLogger(__name__)
 
-Key = tuple[str, str, str]  # model, shadow, variant
+Shadow = tuple[str, str]  # model, shadow
 
 
 class Board(Worker):
@@ -41,7 +41,7 @@ class Board(Worker):
     `state` is read at the beginning and written every `save_every_s` and at the end, whole or not at all, and for one process:
     another one that finds it taken keeps nothing. What can't be read or written is said, and counted; comparing goes on. A shadow
     begins anew when its settings or its target changed, or when another version answers for it or for the primary: the answers
-    of two candidates are no distribution of one.
+    of two candidates are no distribution of one. One that left the routes is forgotten a week later, or when its place is wanted.
     """
 
     def __init__(
@@ -50,17 +50,25 @@ class Board(Worker):
         save_every_s: float,
         *,
         clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        self._state = state
         self._save_every_s = save_every_s
         self._clock = clock
-        self._configs: dict[tuple[str, str], CompareConfig] = {}
-        self._targets: dict[tuple[str, str], str] = {}
+        self._wall_clock = wall_clock
+        self._configs: dict[Shadow, CompareConfig] = {}
+        self._targets: dict[Shadow, str] = {}
         self._all: dict[Key, Comparison] = {}
         self._versions: dict[Key, list[str]] = {}  # of the primary and of the shadow, that were compared
-        self._answers: dict[Key, bytes] = {}  # reports of what has not changed since
-        self._lock = self._locked()
-        self._kept = self._read()  # of shadows that were not named yet, and how they were left
+        self._begun_anew: dict[Key, int] = {}
+        self._answers: dict[Key, tuple[Report, bytes]] = {}  # what was told last
+        self._file = StateFile(state) if state is not None else None
+        # Not read back yet: their shadow was not named, or they were not wanted.
+        self._kept: dict[Key, Entry] = self._file.read(MAX_COMPARISONS) if self._file is not None else {}
+        self._gone: dict[
+            Shadow, float
+        ] = {  # from the routes, and when; by the wall clock, which a restart does not change
+            key[:2]: float(each["gone_s"]) for key, each in self._kept.items() if each.get("gone_s") is not None
+        }
         self._counts = {"infermesh_shadow_save_failures": 0.0, "infermesh_shadow_pairs_unknown": 0.0}
         self._gauges: dict[Key, dict[str, float]] = {}
         self._due: list[Key] = []  # whose gauges are to be told anew
@@ -77,26 +85,33 @@ class Board(Worker):
     def answer(self, data: bytes) -> bytes:
         if data.startswith(REPORT):
             asked = pb.ReportRequest.FromString(data[len(REPORT) :])
-            found = self._found(asked.model, asked.shadow)
+            late_at = self._clock() + ANSWER_BUDGET_S
+            known = {*self._all, *self._unread()}
             # Messages that lie end to end are merged: their lists are one.
-            return b"".join(self._report_of(key, each) for key, each in found)
+            return b"".join(self._told(key, late_at) for key in _of(known, asked.model, asked.shadow))
         reset = pb.ResetRequest.FromString(data[len(RESET) :])
-        gone = [key for key, _ in self._found(reset.model, reset.shadow)]
+        gone = _of({*self._all, *self._kept}, reset.model, reset.shadow)
         for key in gone:
             self._forget(key)
-        self._saved = False
         return pb.ResetResponse(forgotten=len(gone)).SerializeToString()
 
     def tick(self) -> dict[str, float]:
+        self._forget_old()
         began = now = self._clock()
         if now >= self._gauges_at and not self._due:
             self._due = [key for key in self._all if key[:2] in self._configs]
             self._gauges = {key: told for key, told in self._gauges.items() if key in self._all and key in self._due}
             self._gauges_at = now + GAUGES_S
-        while self._due and now - began < TICK_BUDGET_S:  # the rest at the next tick: silence is taken for a hang
-            key = self._due.pop()
-            if key in self._all:
-                self._gauges[key] = gauges_of(self._all[key].report(), key[2])
+        unread = self._unread()
+        while (
+            unread or self._due
+        ) and now - began < TICK_BUDGET_S:  # the rest at the next tick: silence is taken for a hang
+            if unread:
+                key = unread.pop()
+                self._compared(key)
+                self._due.append(key)
+            elif (key := self._due.pop()) in self._all:
+                self._gauges[key] = gauges_of(self._report(key), key[2])
             now = self._clock()
         if now - began > TICK_BUDGET_S:
             self._gauges_at = max(self._gauges_at, now + (now - began) / GAUGES_SHARE)
@@ -109,52 +124,55 @@ class Board(Worker):
 
     def close(self) -> None:
         self._save()
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        if self._file is not None:
+            self._file.close()
 
-    def reports(self) -> Iterator[tuple[Key, Report]]:
-        """Every report."""
-        return ((key, each.report()) for key, each in self._all.items())
-
-    def _found(self, model: str, shadow: str) -> list[tuple[Key, Comparison]]:
-        return [
-            (key, each)
-            for key, each in sorted(self._all.items())
-            if (not model or key[0] == model) and (not shadow or key[1] == shadow)
-        ]
+    # ---- what there is
 
     def _adopt(self, shadows: list[dict[str, Any]]) -> None:
-        configs = {(each["model"], each["shadow"]): CompareConfig.model_validate(each["compare"]) for each in shadows}
+        """Take over the routes' shadows. Nothing is reckoned or read back here: a thousand comparisons would seem a hang."""
+        self._configs = {
+            (each["model"], each["shadow"]): CompareConfig.model_validate(each["compare"]) for each in shadows
+        }
         targets = {(each["model"], each["shadow"]): str(each.get("target", "")) for each in shadows}
-        for key, each in list(self._all.items()):
-            config = configs.get(key[:2])
-            if config is None:
+        for key, comparison in list(self._all.items()):
+            if (config := self._configs.get(key[:2])) is None:
                 continue
-            if targets[key[:2]] != self._targets.get(key[:2], targets[key[:2]]):
+            if targets[key[:2]] != self._targets.get(key[:2]):
                 self._forget(key)
-            elif config != self._configs.get(key[:2]):
-                self._all[key] = self._begun(key, config, each.state())
-        self._configs = configs
-        self._targets |= targets
-        self._answers.clear()
-        for key in [key for key in self._kept if key[:2] in configs and len(self._all) < MAX_COMPARISONS]:
-            kept = self._kept.pop(key)
-            if kept.get("target", "") == targets[key[:2]]:
-                self._all[key] = self._begun(key, configs[key[:2]], kept["state"])
-                self._versions[key] = list(kept.get("versions", ()))
+            elif not comparison.adopt(config):
+                self._begin_anew(key, config, "other settings")
+        for key, entry in list(self._kept.items()):
+            if key[:2] in targets and entry.get("target", "") != targets[key[:2]]:
+                self._forget(key)
+        known = {key[:2] for key in (*self._all, *self._kept)}
+        self._targets = {shadow: each for shadow, each in self._targets.items() if shadow in known} | targets
+        now, before = self._wall_clock(), self._gone
+        self._gone = {shadow: before.get(shadow, now) for shadow in known if shadow not in self._configs}
+        self._saved = self._saved and self._gone == before
         self._gauges_at = self._clock()
 
-    def _report_of(self, key: Key, comparison: Comparison) -> bytes:
-        message = self._answers.get(key)
-        if message is None:
-            report = message_of(comparison, comparison.report(), key[2])
-            message = self._answers[key] = pb.ReportResponse(reports=[report]).SerializeToString()
-        return message
+    def _unread(self) -> list[Key]:
+        """What was kept of shadows that are compared, and not read back yet."""
+        return [key for key in self._kept if key[:2] in self._configs]
 
-    def _forget(self, key: Key) -> None:
-        for known in (self._all, self._versions, self._answers, self._gauges):
-            known.pop(key, None)
+    def _compared(self, key: Key) -> Comparison | None:
+        """The comparison, which is read back or begun where there is none; None: it has no settings, or no room."""
+        found = self._all.get(key)
+        config = self._configs.get(key[:2])
+        if found is not None or config is None:
+            return found
+        entry = self._kept.pop(key, None)
+        if entry is not None:
+            self._versions[key] = list(entry.get("versions", ()))
+            self._begun_anew[key] = int(entry.get("begun_anew", 0))
+            found = self._begun(key, config, entry["state"])
+        elif self._has_room():
+            found = Comparison(key[0], key[1], config)
+        else:
+            return None
+        self._all[key] = found
+        return found
 
     def _begun(self, key: Key, config: CompareConfig, state: dict[str, Any]) -> Comparison:
         """A comparison that goes on from a state, or anew where what is counted has changed."""
@@ -165,23 +183,48 @@ class Board(Worker):
             _log.info("%s, shadow %s, variant %s: begins anew: %s", *key, other)
         return begun
 
+    def _begin_anew(self, key: Key, config: CompareConfig, reason: str) -> Comparison:
+        times = self._begun_anew.get(key, 0) + 1
+        _log.info("%s, shadow %s, variant %s: begins anew: %s", *key, reason)
+        self._forget(key)
+        self._begun_anew[key] = times
+        begun = self._all[key] = Comparison(key[0], key[1], config)
+        return begun
+
+    def _forget(self, key: Key) -> None:
+        for known in (self._all, self._kept, self._versions, self._begun_anew, self._answers, self._gauges):
+            known.pop(key, None)
+        self._saved = False
+
+    def _forget_old(self) -> None:
+        now = self._wall_clock()
+        old = {shadow for shadow, at in self._gone.items() if now - at >= FORGOTTEN_S}
+        for key in [key for key in (*self._all, *self._kept) if old and key[:2] in old]:
+            self._forget(key)
+        self._gone = {shadow: at for shadow, at in self._gone.items() if shadow not in old}
+
+    def _has_room(self) -> bool:
+        """Whether there is place for one more; of the shadows that left the routes one of the first to do so makes it."""
+        if len(self._all) + len(self._kept) < MAX_COMPARISONS:
+            return True
+        gone = [key for key in (*self._all, *self._kept) if key[:2] in self._gone] if self._gone else []
+        if not gone:
+            return False
+        self._forget(min(gone, key=lambda key: self._gone[key[:2]]))
+        return True
+
     def _add(self, head: dict[str, Any], primary: bytes, other: bytes) -> None:
         key = (head["model"], head["shadow"], head["variant"])
-        versions = [str(head[end][2]) if len(head[end]) > 2 else NO_VERSION for end in ("primary", "other")]
-        if head["kind"] == "shadow" and NO_VERSION not in versions:
-            if self._versions.get(key, versions) != versions:
-                _log.info("%s, shadow %s, variant %s: begins anew: other versions answer", *key)
-                self._forget(key)
-            self._versions[key] = versions
-        comparison = self._all.get(key)
-        if comparison is None:
-            config = self._configs.get(key[:2])
-            if config is None or len(self._all) >= MAX_COMPARISONS:
-                self._counts["infermesh_shadow_pairs_unknown"] += 1
-                return
-            comparison = self._all[key] = Comparison(key[0], key[1], config)
-        self._answers.pop(key, None)
         kind: Kind = head["kind"]
+        comparison = self._compared(key)
+        if comparison is None or key[:2] not in self._configs:
+            self._counts["infermesh_shadow_pairs_unknown"] += 1
+            return
+        versions = [str(head[end][2]) if len(head[end]) > 2 else NO_VERSION for end in ("primary", "other")]
+        if kind == "shadow" and NO_VERSION not in versions:
+            if (self._versions.get(key) or versions) != versions:
+                comparison = self._begin_anew(key, self._configs[key[:2]], "other versions answer")
+            self._versions[key] = versions
         comparison.add(
             Pair(
                 kind,
@@ -193,63 +236,71 @@ class Board(Worker):
         )
         self._saved = False
 
-    def _read(self) -> dict[Key, dict[str, Any]]:
-        if self._state is None:
-            return {}
-        try:
-            kept = json.loads(self._state.read_bytes())["comparisons"]
-            return {(each["model"], each["shadow"], each["variant"]): each for each in kept if dict(each["state"])}
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as fault:
-            _log.error("%s can't be used, and comparisons begin anew: %s", self._state, fault)
-            return {}
+    # ---- what is told and kept
 
-    def _locked(self) -> int | None:
-        """What holds the file for this process, to its end; None: another one has it."""
-        if self._state is None:
-            return None
+    def _told(self, key: Key, late_at: float) -> bytes:
+        """The report as a message; past `late_at` the one that was told last."""
+        last = self._answers.get(key)
+        if self._clock() >= late_at:
+            return last[1] if last is not None else _unreckoned(key)
+        if self._compared(key) is None:
+            return b""
+        report = self._report(key)
+        if last is None or last[0] is not report:
+            message = message_of(self._all[key], report, key[2])
+            if note := self._history(key):
+                message.verdict.notes.insert(0, note)
+            last = self._answers[key] = report, pb.ReportResponse(reports=[message]).SerializeToString()
+        return last[1]
+
+    def _report(self, key: Key) -> Report:
+        """Its report. A state may be damaged so that it can be read and not be reported on: it must not take the others along."""
+        comparison = self._all[key]
         try:
-            lock = os.open(self._state.with_name(f"{self._state.name}.lock"), os.O_WRONLY | os.O_CREAT, FILE_MODE)
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as fault:
-            _log.error("%s can't be used, and nothing is kept: it is for one gateway (%s)", self._state, fault)
-            return None
-        return lock
+            return comparison.report()
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as fault:
+            _log.error("%s, shadow %s, variant %s: no report can be made", *key, exc_info=fault)
+            config = self._configs.get(key[:2], CompareConfig())
+            return self._begin_anew(key, config, "it was damaged").report()
+
+    def _history(self, key: Key) -> str:
+        versions, times = self._versions.get(key), self._begun_anew.get(key, 0)
+        compared = (
+            [f"version {versions[1]} of the shadow beside version {versions[0]} of the primary"] if versions else []
+        )
+        return "; ".join([*compared, f"begun anew {times} time{'s' if times > 1 else ''}"]) if times else ""
 
     def _save(self) -> None:
         self._save_at = self._clock() + self._save_every_s
-        if self._state is None or self._saved:
+        if self._file is None or self._saved:
             return
-        if self._lock is None:
-            self._counts["infermesh_shadow_save_failures"] += 1
-            return
-        kept = [
+        entries = [
             {
                 "model": key[0],
                 "shadow": key[1],
                 "variant": key[2],
                 "target": self._targets.get(key[:2], ""),
                 "versions": self._versions.get(key, []),
+                "begun_anew": self._begun_anew.get(key, 0),
+                "gone_s": self._gone.get(key[:2]),
                 "state": each.state(),
             }
             for key, each in self._all.items()
         ]
-        kept += self._kept.values()
-        new = self._state.with_name(f"{self._state.name}.new")
-        try:
-            with os.fdopen(
-                os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, FILE_MODE), "w", encoding="utf-8"
-            ) as file:
-                json.dump({"comparisons": kept}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            new.replace(self._state)
-        except OSError as fault:
-            _log.error("comparisons can't be kept in %s: %s", self._state, fault)
+        entries += [{**each, "gone_s": self._gone.get(key[:2])} for key, each in self._kept.items()]
+        self._saved = self._file.write(entries)
+        if not self._saved:
             self._counts["infermesh_shadow_save_failures"] += 1
-            return
-        self._saved = True
+
+
+def _of(known: set[Key], model: str, shadow: str) -> list[Key]:
+    return sorted(key for key in known if (not model or key[0] == model) and (not shadow or key[1] == shadow))
+
+
+def _unreckoned(key: Key) -> bytes:
+    verdict = pb.Verdict(state=pb.Verdict.NOT_ENOUGH, text="not reckoned yet, there are too many: ask again")
+    report = pb.Report(model=key[0], shadow=key[1], variant=key[2], verdict=verdict)
+    return pb.ReportResponse(reports=[report]).SerializeToString()
 
 
 def _answered(data: bytes, code: str, seconds: float) -> Answered:

@@ -15,7 +15,7 @@ from services.gateway.compare.pair import Kind, Pair
 from services.gateway.compare.proportion import Proportion, fisher_greater
 from services.gateway.compare.rank_test import larger
 from services.gateway.compare.report import EventReport, LatencyReport, OutputReport, Quantiles, Report
-from services.gateway.compare.shifts import MAX_SHIFTS, Shifts
+from services.gateway.compare.shifts import MAX_SHIFTS, MOST_DRAWS, Shifts
 from services.gateway.compare.verdict import findings, holm, verdict
 from services.gateway.compare.worst import Worst
 from services.gateway.compare_config import CompareConfig
@@ -50,9 +50,11 @@ class Comparison:
         self._primary_s, self._shadow_s, self._difference_s = LogHistogram(), LogHistogram(), SignedHistogram()
         self._first_s: float | None = None
         self._last_s: float | None = None
+        self._reported: Report | None = None  # while it holds
 
     def add(self, pair: Pair) -> None:
         """Count one pair. Answers are read here; whatever they hold, nothing is raised."""
+        self._reported = None
         self._codes[pair.kind].add(f"{pair.primary.code} {pair.other.code}")
         if pair.primary.message is None or pair.other.message is None:
             return
@@ -69,11 +71,28 @@ class Comparison:
         self._difference_s.add(pair.other.seconds - pair.primary.seconds)
 
     def report(self) -> Report:
-        """All that is known now. Takes milliseconds, and where the distributions of dozens of columns differ, seconds: each is
-        tested anew when it has grown by a tenth."""
-        return self._report()
+        """All that is known now; the same one until there is more to say.
 
-    def _report(self, **limits: int) -> Report:
+        Takes milliseconds where the two are alike. Where the distributions of dozens of columns differ, it tests some of them and
+        the next report goes on; the verdict's notes say how many wait. Measured with 64 columns of 20 bins that all differ, on an
+        AMD EPYC: 0.5 s of processor time at most, and 7 reports for all of them, or 32 with an `alpha` of 0.01.
+        """
+        report = self._reported or self._report()
+        self._reported = None if self._shifts.pending else report
+        return report
+
+    def adopt(self, config: CompareConfig) -> bool:
+        """Go on with other settings; false, and nothing is changed, when something was counted by what is set otherwise."""
+        if _counted_by(config) != _counted_by(self._config):
+            return False
+        if config != self._config:
+            self._config = config
+            self._shifts.adopt(config)
+            self._worst = Worst.restored(self._worst.state(), config.worst)
+            self._reported = None
+        return True
+
+    def _report(self, at_once: int | None = None) -> Report:
         config, mine, itself = self._config, self._tallies["shadow"], self._tallies["repeat"]
         failed, failed_repeats = self._failed("shadow"), self._failed("repeat")
         enough = failed.of >= config.min_pairs
@@ -88,8 +107,11 @@ class Comparison:
                 if each.max_abs.count:
                     chances["size", name] = larger(each.max_abs, itself.outputs.get(name, _NOTHING).max_abs)
         judged = held or (enough and config.repeat == 0)  # a shift needs no repeats, but waits for them where they come
-        tests = self._shifts.tests(self._seed, len(chances), **limits) if judged else {}
-        adjusted = holm({**chances, **{("shift", name): test.p for name, test in tests.items()}})
+        tests = self._shifts.tests(self._seed, len(chances), at_once) if judged else {}
+        waiting = self._shifts.untested if judged else ()  # they count: their tests are part of the family
+        chances.update({("shift", name): 1.0 for name in waiting})
+        chances.update({("shift", name): test.p for name, test in tests.items()})
+        adjusted = holm(chances)
         events = [self._event(event, chances, adjusted) for event in mine.events]
         if failed.of:
             key = ("event", FAILED)
@@ -118,7 +140,7 @@ class Comparison:
                 mine.pairs,
                 itself.pairs,
                 found,
-                self._notes(),
+                self._notes(judged=judged),
                 tests=len(adjusted),
                 compared=bool(mine.outputs),
             ),
@@ -163,7 +185,7 @@ class Comparison:
         read = Comparison(self.model, self.shadow, self._config, seed=self._seed)
         try:
             read._take(state)
-            read._report(most_draws=0)  # what can't be reported on is damaged too, and is to be seen now
+            read._report(at_once=0)  # what can't be reported on is damaged too, and is to be seen now
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as fault:
             raise OtherState(f"a state that was damaged: {type(fault).__name__} {fault}") from None
         self.__dict__.update(read.__dict__)
@@ -180,8 +202,7 @@ class Comparison:
         self._first_s, self._last_s = state["first_s"], state["last_s"]
 
     def _identity(self) -> dict[str, Any]:
-        settings = self._config.model_dump(mode="json", include=_COUNTED)
-        return {"model": self.model, "shadow": self.shadow, "settings": settings}
+        return {"model": self.model, "shadow": self.shadow, "settings": _counted_by(self._config)}
 
     def _event(self, event: Event, chances: Mapping[Any, float], adjusted: Mapping[Any, float]) -> EventReport:
         key = ("event", event)
@@ -206,7 +227,7 @@ class Comparison:
             overlap_repeat=itself.overlap / itself.overlaps if itself.overlaps else None,
         )
 
-    def _notes(self) -> list[str]:
+    def _notes(self, *, judged: bool) -> list[str]:
         """What a reader of the verdict must know besides."""
         config, tally, notes = self._config, self._tallies["shadow"], []
         share = self._failed("shadow")
@@ -215,6 +236,14 @@ class Comparison:
         if reached := [count for _, count in self._shifts.waiting]:
             least = f"{min(reached):,} of {config.bin_from:,} pairs"
             notes.append(f"distributions of {len(reached)} columns are not judged yet: {least}")
+        if judged and self._shifts.untested:
+            count = len(self._shifts.untested)
+            notes.append(f"distributions of {count} columns are yet to be tested: the next report goes on")
+        if judged and (tests := self._shifts.out_of_reach):
+            notes.append(
+                f"alpha is too small for distributions: of {tests} tests one needs p ≤ {config.alpha / tests:.2g}, and "
+                f"{MOST_DRAWS:,} redraws can't tell so little"
+            )
         notes += [
             f"threshold {each.at}: no floating output {each.output} with column {each.column} was seen"
             for each in config.thresholds
@@ -225,6 +254,11 @@ class Comparison:
         if self._shifts.past:
             notes.append(f"more than {MAX_SHIFTS} columns: distributions of the others are not watched")
         return notes
+
+
+def _counted_by(config: CompareConfig) -> dict[str, Any]:
+    """The settings by which pairs are counted; the others judge what was counted."""
+    return config.model_dump(mode="json", include=_COUNTED)
 
 
 def _by_code(codes: BoundedCounts) -> tuple[tuple[str, str, int], ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 from services.gateway.compare.report import Report
 from services.gateway.compare_frames import SEPARATOR
@@ -10,6 +11,7 @@ from services.gateway.compare_frames import SEPARATOR
 __all__ = ["gauges_of"]
 
 PREFIX = "infermesh_shadow_"
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # the separator is one of them
 
 
 def gauges_of(report: Report, variant: str) -> dict[str, float]:
@@ -18,7 +20,7 @@ def gauges_of(report: Report, variant: str) -> dict[str, float]:
 
     def tell(name: str, value: float | None, *labels: str) -> None:
         if value is not None and not math.isnan(value):
-            of = (each.replace(SEPARATOR, "?") for each in (report.model, report.shadow, variant, *labels))
+            of = (_CONTROL.sub("?", each) for each in (report.model, report.shadow, variant, *labels))
             gauges[SEPARATOR.join((PREFIX + name, *of))] = value
 
     tell("pairs", report.pairs)

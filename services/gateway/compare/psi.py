@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PsiTest", "psi", "psi_test"]
+__all__ = ["PsiTest", "psi", "psi_test", "swaps"]
 
 Table = NDArray[np.int64]
 _CHUNK = 256  # redraws at a time, so that a table of many bins takes no more than some MB
@@ -49,6 +49,11 @@ def psi(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.f
     q = (second + 0.5) / (second.sum(-1, keepdims=True) + 0.5 * bins)
     result: NDArray[np.float64] = ((p - q) * np.log(p / q)).sum(-1)
     return result
+
+
+def swaps(table: Table) -> int:
+    """In how many cells a redraw draws; 1 at least."""
+    return max(1, int(np.count_nonzero(np.triu(table + table.T, 1))))
 
 
 def psi_test(table: Table, draw: np.random.Generator, draws: int, *, stop: int = 0) -> PsiTest:

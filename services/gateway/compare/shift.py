@@ -162,6 +162,8 @@ def _edges(pairs: list[tuple[float, float]], bins: int) -> list[float]:
 def _square(counts: Mapping[tuple[int, int], int], size: int) -> Table:
     table = np.zeros((size, size), np.int64)
     for cell, count in counts.items():
+        if min(cell) < 0 or count < 0:  # of a file that was damaged: numpy would count from the end
+            raise ValueError(f"no cell of a table: {cell}, {count}")
         table[cell] = count
     return table
 

@@ -11,17 +11,18 @@ import numpy as np
 
 from services.gateway.compare.match import OutputMatch
 from services.gateway.compare.plain import label_key, short
-from services.gateway.compare.psi import PsiTest, psi, psi_test
+from services.gateway.compare.psi import PsiTest, psi, psi_test, swaps
 from services.gateway.compare.report import ShiftReport
 from services.gateway.compare.shift import MAX_LABELS, ColumnShift, LabelShift
 from services.gateway.compare_config import CompareConfig
 
-__all__ = ["MAX_SHIFTS", "Shifts"]
+__all__ = ["AT_ONCE", "MAX_SHIFTS", "MOST_DRAWS", "Shifts"]
 
 MAX_SHIFTS = 64  # columns and labels of all outputs together; the first ones
-_DRAWS, _MOST_DRAWS = 999, 9999
+_DRAWS, MOST_DRAWS = 999, 19_999
 _STOP = 20  # redraws as large or larger: p is 0.02 or more after 999
 _GROWN = 1.1  # a column is tested anew when it has so many times the pairs of its last test
+AT_ONCE = 5_000_000  # cells that one report redraws, and the rest of the column that it is at; 0.05 to 0.13 µs each
 
 Name = tuple[str, str]  # output, column
 
@@ -35,6 +36,9 @@ class Shifts:
         self._columns: dict[Name, ColumnShift | LabelShift] = {}
         self._tested: dict[Name, tuple[int, PsiTest]] = {}  # by how many pairs
         self.past = 0  # columns of calls that were not counted for want of a place
+        self.untested: list[Name] = []  # columns that have bins and no test, after the last `tests`
+        self.pending = False  # whether `tests` would go on with these, or with some that have grown
+        self.out_of_reach = 0  # tests that there were, if so many that no column could be a finding
 
     def add(self, outputs: Sequence[OutputMatch]) -> None:
         """Count one row of a call."""
@@ -55,29 +59,46 @@ class Shifts:
                 else:
                     self.past += 1
 
+    def adopt(self, config: CompareConfig) -> None:
+        """Judge by these settings from now on; what is counted is set as it was."""
+        self._config = config
+
     @property
     def waiting(self) -> list[tuple[Name, int]]:
         """Columns that have too few pairs to be judged, with how many they have."""
         return [(name, each.count) for name, each in self._columns.items() if each.table() is None]
 
-    def tests(self, seed: int, family: int, most_draws: int = _MOST_DRAWS) -> dict[Name, PsiTest]:
-        """The test of each column that has bins; `family` is how many tests there are besides, which need smaller p-values.
+    def tests(self, seed: int, family: int, at_once: int | None = None) -> dict[Name, PsiTest]:
+        """The tests of columns that have bins; `family` is how many tests there are besides, which need smaller p-values.
 
-        One that was tested stands until the column has grown by a tenth. A column takes up to some 0.1 s where it differs and has
-        many bins, and a few ms where it does not.
+        One that was tested stands until the column has grown by a tenth. At most about `at_once` cells are redrawn (left out:
+        AT_ONCE), those first that were tested on the fewest pairs; the next call goes on. A column takes a few ms where the
+        answers are alike, and where they differ its redraws times the cells of its table, up to 4.6 million.
         """
+        budget = AT_ONCE if at_once is None else at_once
         tables = {name: table for name, each in self._columns.items() if (table := each.table()) is not None}
-        draws = min(most_draws, max(_DRAWS, math.ceil(2 * (len(tables) + family) / self._config.alpha)))
-        tests: dict[Name, PsiTest] = {}
+        least = math.ceil((len(tables) + family) / self._config.alpha)  # so many, and the smallest p can be a finding
+        self.out_of_reach = len(tables) + family if tables and least > MOST_DRAWS else 0
+        draws = min(MOST_DRAWS, max(_DRAWS, 2 * least))
+        due: list[tuple[int, int, int, Name]] = []
         for at, (name, table) in enumerate(tables.items()):
             count = int(table.sum())
             before, test = self._tested.get(name, (0, None))
-            if test is None or count >= _GROWN * before:
-                test = psi_test(table, np.random.default_rng([seed, at, count]), draws, stop=_STOP)
-                if draws:  # none: nothing is known but that it can be reckoned
-                    self._tested[name] = count, test
-            tests[name] = test
-        return tests
+            too_few = test is not None and not test.stopped and test.draws < min(least, MOST_DRAWS)
+            if test is None or too_few or count >= _GROWN * before:
+                due.append((before, at, count, name))
+        due.sort()
+        work = tested = 0
+        for _, at, count, name in due:
+            if work >= budget:
+                break
+            test = psi_test(tables[name], np.random.default_rng([seed, at, count]), draws, stop=_STOP)
+            self._tested[name] = count, test
+            work += test.draws * swaps(tables[name])
+            tested += 1
+        self.pending = tested < len(due)
+        self.untested = [name for name in tables if name not in self._tested]
+        return {name: self._tested[name][1] for name in tables if name in self._tested}
 
     def reports(self, tests: Mapping[Name, PsiTest], adjusted: Mapping[Name, float]) -> list[ShiftReport]:
         """What is known of each column."""

@@ -11,10 +11,10 @@ import struct
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, cast
 
 from infermesh.errors import DeadlineExceeded, Internal, Unavailable
-from services.gateway.worker.frames import ANSWER, ASK, FAULT, TICK, FrameReader, head_of
+from services.gateway.worker.frames import ANSWER, ASK, FAULT, TICK
+from services.gateway.worker.link import Link
 
 __all__ = ["PAUSE_S", "Feed", "Observe"]
 
@@ -42,10 +42,11 @@ def _no_greeting() -> Iterable[tuple[int, bytes]]:
 class Feed:
     """Hands frames to `python -m <module> <arguments>`, which calls `work`.
 
-    What has not gone out is bounded by `max_bytes`: past it, and while there is no process, frames are `dropped`. A process that
-    ends is started again, later each time; one that says nothing for `hang_s` is killed first. Frames that it had been sent and
-    did not say to have taken are `lost`. `counters` is what it told last (`Worker.tick`), kept over its restarts until it tells
-    anew. `environment` is added to ours. `greeting` gives the frames that each process is sent first.
+    It is started by `start`, or after `start_when_used` with the first frame or question, in the background; these wait for it.
+    What has not gone out is bounded by `max_bytes`: past it, and while a process that ended has no successor, frames are
+    `dropped`. One that ends is started again, later each time; one that says nothing for `hang_s` is killed first. Frames that
+    it had been sent and did not say to have taken are `lost`. `counters` is what it told last (`Worker.tick`), kept over its
+    restarts until it tells anew. `environment` is added to ours. `greeting` gives the frames that each process is sent first.
     """
 
     def __init__(
@@ -72,10 +73,12 @@ class Feed:
         self._hang_s = hang_s
         self._pause_s = pause_s
         self._process: asyncio.subprocess.Process | None = None
-        self._link: _Link | None = None
+        self._link: Link | None = None
         self._asked: dict[int, asyncio.Future[bytes]] = {}
         self._turn = 0
         self._running: asyncio.Task[None] | None = None
+        self._early: _Early | None = None  # until the first process is there
+        self._tried = asyncio.Event()  # to start the first one
         self._closing = False
 
     @property
@@ -86,7 +89,17 @@ class Feed:
     @property
     def waiting_bytes(self) -> int:
         """What has not gone out."""
-        return self._link.waiting_bytes if self._link is not None else 0
+        waiting = self._link.waiting_bytes if self._link is not None else 0
+        return waiting + (self._early.waiting_bytes if self._early is not None else 0)
+
+    @property
+    def is_used(self) -> bool:
+        """Whether a process was started, or is being."""
+        return self._running is not None
+
+    def start_when_used(self) -> None:
+        """Start the process with the first thing that is offered or asked."""
+        self._early = _Early()
 
     async def start(self) -> None:
         """Start the process; return when it is there to be sent to, which does not mean that it has begun to take."""
@@ -95,24 +108,24 @@ class Feed:
 
     def offer(self, kind: int, *parts: bytes) -> bool:
         """Hand over a frame, now or never; false: it was dropped, and counted. `kind` is below 252."""
-        link = self._link
-        if link is None or link.lost or link.waiting_bytes > self._max_bytes:
+        to = self._to()
+        if to is None or to.lost or to.waiting_bytes > self._max_bytes:
             self._observe("dropped", 1)
             return False
-        link.send(kind, parts)
+        to.send(kind, parts)
         self._observe("sent", 1)
         return True
 
     async def ask(self, data: bytes, timeout_s: float = 5.0) -> bytes:
         """Its answer, after all that was offered before. Raises Unavailable, DeadlineExceeded, or Internal when it could not."""
-        link = self._link
-        if link is None:
+        to = self._to()
+        if to is None:
             raise self._away()
         self._turn += 1
         turn = self._turn
         answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._asked[turn] = answer
-        link.send(ASK, (_ID.pack(turn), data))
+        to.send(ASK, (_ID.pack(turn), data))
         try:
             async with asyncio.timeout(timeout_s):
                 return await answer
@@ -127,9 +140,12 @@ class Feed:
         """Let it take what it was sent and end; killed when that takes longer than `CLOSE_S`."""
         self._closing = True
         if self._running is not None:
+            if self._early is not None:  # a first process that is being started gets what waits for it
+                await self._tried.wait()
             self._running.cancel()
             await asyncio.wait({self._running})
         if self._process is None:
+            self._gone()
             return
         if self._link is not None:
             self._link.end()
@@ -142,6 +158,30 @@ class Feed:
         self._gone()
 
     # ---- inside
+
+    def _to(self) -> Link | _Early | None:
+        """Where a frame goes now: to the process, or into the queue for the first one, which is started for it."""
+        if self._early is None or self._closing:
+            return self._link
+        if self._running is None:
+            self._running = asyncio.create_task(self._start_first(), name=f"worker {self.name}")
+        return self._early
+
+    async def _start_first(self) -> None:
+        """Start a process, as often as it takes, and keep it running."""
+        pause_s = self._pause_s
+        while True:
+            try:
+                await self._spawn()
+                break
+            except OSError as error:
+                _log.error("%s can't be started: %s", self.name, error)
+                self._refuse()
+            finally:
+                self._tried.set()
+            await asyncio.sleep(pause_s)
+            pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
+        await self._keep_running()
 
     async def _spawn(self) -> None:
         ours, theirs = socket.socketpair()
@@ -160,12 +200,16 @@ class Feed:
         ours.setblocking(False)
         try:
             loop = asyncio.get_running_loop()
-            _, self._link = await loop.create_unix_connection(lambda: _Link(self._received), sock=ours)
+            _, self._link = await loop.create_unix_connection(lambda: Link(self._received), sock=ours)
         except BaseException:
             ours.close()  # which ends it
             raise
         for kind, data in self._greeting():
             self._link.send(kind, (data,))
+        if self._early is not None:
+            early, self._early = self._early, None
+            for kind, parts in early.frames:
+                self._link.send(kind, parts)
 
     async def _keep_running(self) -> None:
         pause_s = self._pause_s
@@ -206,12 +250,19 @@ class Feed:
             await process.wait()
 
     def _gone(self) -> None:
-        """The process has ended: what it did not take is lost, and nobody is answered any more."""
+        """The process has ended, or there never was one: what it did not take is lost, and nobody is answered any more."""
         link, self._link, self._process = self._link, None, None
+        early, self._early = self._early, None
+        if early is not None and early.sent:
+            self._observe("lost", early.sent)
         if link is not None:
             if link.sent > link.taken:
                 self._observe("lost", link.sent - link.taken)
             link.close()
+        self._refuse()
+
+    def _refuse(self) -> None:
+        """Nobody who waits for an answer gets one."""
         for answer in self._asked.values():
             if not answer.done():
                 answer.set_exception(self._away())
@@ -219,7 +270,7 @@ class Feed:
     def _away(self) -> Unavailable:
         return Unavailable(f"{self.name} is not running", reason="WORKER_AWAY", hop=self.name)
 
-    def _received(self, link: _Link, kind: int, parts: tuple[bytes, ...]) -> None:
+    def _received(self, link: Link, kind: int, parts: tuple[bytes, ...]) -> None:
         if kind == TICK:
             link.taken = _ID.unpack(parts[0])[0]
             self.counters = json.loads(parts[1])
@@ -233,49 +284,17 @@ class Feed:
                 answer.set_exception(Internal(f"{self.name}: could not answer", reason="WORKER_FAULT", hop=self.name))
 
 
-class _Link(asyncio.Protocol):
-    """The socket to one process."""
+class _Early:
+    """Frames that wait for the first process."""
 
-    def __init__(self, received: Callable[[_Link, int, tuple[bytes, ...]], None]) -> None:
+    lost = False
+
+    def __init__(self) -> None:
+        self.frames: list[tuple[int, tuple[bytes, ...]]] = []
+        self.waiting_bytes = 0
         self.sent = 0
-        self.taken = 0
-        self.lost = False
-        self.heard_at = time.monotonic()
-        self._received = received
-        self._reader = FrameReader()
-        self._transport: asyncio.Transport | None = None
-
-    @property
-    def waiting_bytes(self) -> int:
-        return self._transport.get_write_buffer_size() if self._transport is not None else 0
 
     def send(self, kind: int, parts: tuple[bytes, ...]) -> None:
-        if self._transport is None or self.lost:
-            return
-        if kind < TICK:
-            self.sent += 1
-        self._transport.write(b"".join((head_of(kind, parts), *parts)))
-
-    def end(self) -> None:
-        """Nothing more is sent; what was is."""
-        if self._transport is not None and not self.lost:
-            self._transport.write_eof()
-
-    def close(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-
-    def data_received(self, data: bytes) -> None:
-        self.heard_at = time.monotonic()
-        for kind, parts in self._reader.read(data):
-            self._received(self, kind, parts)
-
-    def eof_received(self) -> bool:
-        self.lost = True
-        return True
-
-    def connection_lost(self, error: Any) -> None:
-        self.lost = True
+        self.frames.append((kind, parts))
+        self.waiting_bytes += sum(map(len, parts))
+        self.sent += kind < TICK

@@ -16,6 +16,7 @@ from infermesh.call import ANONYMOUS, Call, Caller
 from infermesh.errors import DeadlineExceeded, InvalidRequest, NotFound, PermissionDenied, Unavailable
 from infermesh.protocol import shadow_reports_pb2 as pb
 from infermesh.telemetry import Metrics
+from services.gateway.compare_frames import REPORT
 from services.gateway.compare_metrics import CompareMetrics
 from services.gateway.comparer import REPORT_RPC, RESET_RPC, Comparer
 from services.gateway.comparer_config import ComparerConfig
@@ -149,6 +150,7 @@ async def test_a_process_that_is_killed_costs_what_it_had(tmp_path):
 async def test_a_process_that_is_behind(monkeypatch):
     """Pairs past the bound are dropped and counted, nothing waits, and a report says that it takes too long."""
     async with comparing(max_queue="64KiB") as running:
+        running.compare(1)
         await running.report()
         monkeypatch.setattr("services.gateway.comparer.ASK_S", 0.05)
         os.kill(running.comparer.feed.pid, signal.SIGSTOP)
@@ -172,6 +174,35 @@ async def test_results_outlive_the_gateway(tmp_path):
             assert [each.pairs for each in (await running.report()).reports] == [30 * times]
 
 
+async def test_there_is_no_process_while_nothing_is_compared(tmp_path):
+    """Not for a report or a reset either, which say that there is nothing; the first pair starts it, with the settings."""
+    admin = Call(caller=Caller("ops", scopes=frozenset({"admin"})))
+    async with comparing(state=tmp_path / "state") as running:
+        assert list((await running.report()).reports) == []
+        with pytest.raises(NotFound, match="nothing was compared yet"):
+            await running.report(model="fraud")
+        gone = await running.tools[RESET_RPC](pb.ResetRequest(model="fraud").SerializeToString(), admin)
+        assert pb.ResetResponse.FromString(gone).forgotten == 0
+        running.comparer.adopt({("fraud", "candidate"): SHADOW, ("iris", "candidate"): SHADOW})
+        assert (running.comparer.feed.is_used, running.comparer.feed.pid) == (False, None)
+
+        running.compare(1)
+        running.comparer.adopt({("fraud", "candidate"): SHADOW})
+
+        assert [each.pairs for each in (await running.report()).reports] == [1]
+        assert running.value("infermesh_gateway_compare_restarts") == 0
+
+
+async def test_what_was_kept_is_told_without_a_pair(tmp_path):
+    """A report on a file from before starts the process."""
+    async with comparing(state=tmp_path / "state") as running:
+        running.compare(30)
+
+    async with comparing(state=tmp_path / "state") as running:
+        assert running.comparer.feed.pid is None
+        assert [each.pairs for each in (await running.report(model="fraud")).reports] == [30]
+
+
 def test_a_configuration_that_can_t_be(tmp_path, monkeypatch):
     """A folder that is not there, and numpy that is not installed, are said at the start."""
     with pytest.raises(ValueError, match="state: expected a folder"):
@@ -180,3 +211,79 @@ def test_a_configuration_that_can_t_be(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="enabled: expected numpy to be installed; the extra `compare` has it"):
         ComparerConfig(enabled=True)
     assert not ComparerConfig().enabled
+
+
+class Asked:
+    """Takes the place of the process: it keeps what it is asked, and answers when it is let."""
+
+    def __init__(self) -> None:
+        self.requests: list[pb.ReportRequest] = []
+        self.go = asyncio.Event()
+        self.error: Exception | None = None
+
+    async def __call__(self, data: bytes, timeout_s: float) -> bytes:
+        request = pb.ReportRequest.FromString(data.removeprefix(REPORT))
+        self.requests.append(request)
+        await self.go.wait()
+        if self.error is not None:
+            raise self.error
+        return pb.ReportResponse(reports=[pb.Report(model=request.model, shadow="candidate")]).SerializeToString()
+
+
+async def _admit(rpc: str, model: str, version: str, call: Call) -> None:
+    pass
+
+
+def asked_of(folder: Path, *models: str) -> tuple[Any, Asked]:
+    """The report tool of a comparer of these models, and what stands for its process; there are results from before."""
+    (folder / "state").touch()
+    comparer = Comparer(ComparerConfig(enabled=True, state=folder / "state"), CompareMetrics(Metrics("gateway")))
+    comparer.adopt({(model, "candidate"): SHADOW for model in models})
+    comparer.feed.ask = asked = Asked()  # type: ignore[method-assign, assignment]
+    return comparer.tools(_admit)[REPORT_RPC], asked
+
+
+async def test_only_what_the_caller_may_see_is_reckoned(tmp_path):
+    """A caller with few rights costs what it may see; one without any costs nothing."""
+    report, asked = asked_of(tmp_path, "fraud", "iris", "churn")
+    asked.go.set()
+
+    response = pb.ReportResponse.FromString(await report(b"", Call(caller=Caller("team", models=("iris", "ch*")))))
+    await report(b"", Call(caller=Caller("guest", models=("other",))))
+    with pytest.raises(NotFound):
+        await report(pb.ReportRequest(model="fraud").SerializeToString(), Call(caller=Caller("team", models=("iris",))))
+
+    assert [each.model for each in response.reports] == ["churn", "iris"]
+    assert [each.model for each in asked.requests] == ["churn", "iris"]
+
+
+async def test_equal_questions_under_way_are_one(settle, tmp_path):
+    """Many who ask the same cost one report; one who goes takes it from nobody."""
+    report, asked = asked_of(tmp_path, "fraud")
+    data = pb.ReportRequest(model="fraud").SerializeToString()
+
+    first, *others = [asyncio.ensure_future(report(data, Call())) for _ in range(5)]
+    await settle()
+    first.cancel()
+    await settle()
+    asked.go.set()
+    answers = await asyncio.gather(*others)
+
+    assert len(asked.requests) == 1
+    assert all(len(pb.ReportResponse.FromString(each).reports) == 1 for each in answers)
+    await report(data, Call())
+    assert len(asked.requests) == 2
+
+
+async def test_a_question_that_fails_fails_for_all_who_asked(settle, tmp_path):
+    """And the next one is asked anew."""
+    report, asked = asked_of(tmp_path, "fraud")
+    asked.error = Unavailable("shadow comparison is not running")
+    both = [asyncio.ensure_future(report(b"", Call())) for _ in range(2)]
+    await settle()
+    asked.go.set()
+
+    for each in await asyncio.gather(*both, return_exceptions=True):
+        assert isinstance(each, Unavailable)
+    asked.error = None
+    assert len(pb.ReportResponse.FromString(await report(b"", Call())).reports) == 1

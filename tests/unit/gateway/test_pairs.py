@@ -222,6 +222,24 @@ async def test_large_answers_are_skipped_and_a_full_queue_drops(compared, ask, s
     assert mesh.comparer.counts == {"dropped": 1, "skipped": 1}
 
 
+async def test_a_large_answer_is_let_go_when_it_comes(settle):
+    """Not when the shadow has answered too, which may take as long as its deadline is."""
+    recording = Recording()
+    recording.max_bytes = 10
+    pairs = recording.pairs("fraud", ShadowConfig(name="s", fraction=1.0), lambda *_: None)
+    pair = pairs.begin(Call())
+
+    pair.primary_answered(pb.ModelInferResponse(model_name="x" * 20), 0.1)
+    await settle()
+
+    assert pair.primary.response is None
+    assert pair.primary.data == b""
+    pair.other_answered(pb.ModelInferResponse(), 0.1)
+    await settle()
+    assert recording.counts == {"skipped": 1}
+    assert recording.offered == []
+
+
 async def test_under_overload_nothing_is_copied(compared, ask, settle):
     """Calls come first; that copies were suppressed is counted."""
     mesh = compared(repeat=1.0)

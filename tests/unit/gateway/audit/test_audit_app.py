@@ -17,6 +17,7 @@ import yaml
 from infermesh.call import Call
 from infermesh.config import ConfigError, ServerConfig, TelemetryConfig, load
 from infermesh.errors import NotFound, Unauthenticated
+from infermesh.payloads import Payloads
 from infermesh.protocol import open_inference_pb2 as pb
 from infermesh.protocol.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from infermesh.runtime import Telemetry
@@ -25,7 +26,6 @@ from infermesh.telemetry import Metrics, Tracing
 from infermesh.transport import Server
 from services.gateway.app import build
 from services.gateway.config import GatewayConfig
-from services.gateway.payload.reader import Payloads
 
 ROOT = Path(__file__).parents[4]
 KEY = {"x-api-key": "k"}

@@ -70,3 +70,16 @@ def compared(pairs: Iterator[Pair], seed: int = 0, **settings: Any) -> Compariso
     for each in pairs:
         comparison.add(each)
     return comparison
+
+
+def planted(seed: int, pairs: int, *, flips: float = 0.0, shift: float = 0.0, repeats: int = 300) -> Iterator[Pair]:
+    """A shadow that turns some answers round, or adds to the logit; the primary repeats itself but for rounding."""
+    scores = Scores(seed)
+    for at, (first, second) in enumerate(zip(*scores.twice(pairs), strict=True)):
+        if shift:
+            second = 1 / (1 + (1 - second) / second * np.exp(-shift))
+        if scores.numbers.random() < flips:
+            second = 1 - second
+        yield pair(fraud(first), fraud(second), name=f"r{at}")
+    for first, second in zip(*scores.twice(repeats), strict=True):
+        yield pair(fraud(first), fraud(second), "repeat")

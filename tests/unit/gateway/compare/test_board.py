@@ -3,69 +3,15 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
+import numpy as np
 import pytest
 
 from infermesh.protocol import shadow_reports_pb2 as pb
 from services.gateway.compare.board import Board
-from services.gateway.compare_config import CompareConfig
-from services.gateway.compare_frames import PAIR, REPORT, RESET, SEPARATOR, SETTINGS
-from tests.unit.gateway.compare.pairs import FRAUD, fraud
-
-CONFIG = {**FRAUD, "min_pairs": 50, "bin_from": 50, "repeat": 0.0}
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-def settings(*shadows: tuple[str, str], **config) -> bytes:
-    """What the gateway says first."""
-    compare = CompareConfig(**{**CONFIG, **config}).model_dump(mode="json")
-    return json.dumps([{"model": m, "shadow": s, "compare": compare} for m, s in shadows]).encode()
-
-
-def head(
-    number: int = 0, *, model: str = "fraud", variant: str = "stable", kind: str = "shadow", code: str = "OK"
-) -> bytes:
-    return json.dumps(
-        {
-            "kind": kind,
-            "model": model,
-            "shadow": "candidate",
-            "variant": variant,
-            "request_id": f"r{number}",
-            "at_s": 1000.0 + number,
-            "primary": ["OK", 0.002],
-            "other": [code, 0.003],
-        }
-    ).encode()
-
-
-def board(clock: Clock, state: Path | None = None, **config) -> Board:
-    made = Board(state, 30.0, clock=clock)
-    made.take(SETTINGS, (settings(("fraud", "candidate"), **config),))
-    return made
-
-
-def feed(to: Board, count: int, **about) -> None:
-    """Pairs in which the candidate says the opposite."""
-    for number in range(count):
-        to.take(PAIR, (head(number, **about), fraud(0.2), fraud(0.8)))
-
-
-def reports(of: Board, **asked: str) -> list[pb.Report]:
-    return list(pb.ReportResponse.FromString(of.answer(REPORT + pb.ReportRequest(**asked).SerializeToString())).reports)
+from services.gateway.compare_frames import PAIR, RESET, SEPARATOR, SETTINGS
+from tests.unit.gateway.compare.boards import board, feed, head, reports, settings
+from tests.unit.gateway.compare.pairs import answer, fraud
 
 
 def test_pairs_are_counted_by_the_variant_that_answered(clock):
@@ -93,7 +39,7 @@ def test_pairs_are_counted_by_the_variant_that_answered(clock):
 
 def test_reports_by_model_and_shadow(clock):
     """Empty names mean all; unknown ones nothing."""
-    there = Board(None, 30.0, clock=clock)
+    there = Board(None, 30.0, clock=clock, wall_clock=clock)
     there.take(SETTINGS, (settings(("fraud", "candidate"), ("iris", "candidate")),))
     feed(there, 1)
     feed(there, 1, model="iris")
@@ -156,42 +102,6 @@ def test_a_reset_forgets(clock):
     assert [each.pairs for each in reports(there)] == [1]
 
 
-def test_results_are_kept_over_a_restart(clock, tmp_path):
-    """At the end, and every 30 s; a process that was killed goes on from the last time."""
-    first = board(clock, tmp_path / "state")
-    feed(first, 60)
-    clock.now += 31
-    first.tick()
-    feed(first, 5)
-
-    killed = board(clock, tmp_path / "state")
-    assert [each.pairs for each in reports(killed)] == [60]
-    before = reports(first)[0].verdict.findings
-    first.close()
-    ended = board(clock, tmp_path / "state")
-    feed(ended, 1)
-
-    assert [each.pairs for each in reports(ended)] == [66]
-    assert [each.text for each in reports(killed)[0].verdict.findings] != []
-    assert before
-
-
-def test_kept_results_wait_for_their_shadow(clock, tmp_path):
-    """A route that comes back with a later table has them, and they are not dropped from the file meanwhile."""
-    first = board(clock, tmp_path / "state")
-    feed(first, 5)
-    first.close()
-    second = Board(tmp_path / "state", 30.0, clock=clock)
-    second.take(SETTINGS, (settings(("iris", "candidate")),))
-    feed(second, 1, model="iris")
-    second.close()
-
-    third = Board(tmp_path / "state", 30.0, clock=clock)
-    third.take(SETTINGS, (settings(("iris", "candidate"), ("fraud", "candidate")),))
-
-    assert [(each.model, each.pairs) for each in reports(third)] == [("fraud", 5), ("iris", 1)]
-
-
 def test_other_settings_begin_anew(clock, tmp_path):
     """What was counted by another tolerance is no part of it; what only judges (alpha) keeps the counts."""
     there = board(clock)
@@ -202,41 +112,6 @@ def test_other_settings_begin_anew(clock, tmp_path):
     there.take(SETTINGS, (settings(("fraud", "candidate"), atol=0.1),))
 
     assert [each.pairs for each in reports(there)] == [0]
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"{",
-        b'{"comparisons": [1]}',
-        b"\xff",
-        b'{"comparisons": [{"model": "fraud", "shadow": "candidate", "variant": "stable", "state": {}}]}',
-    ],
-)
-def test_a_file_that_can_t_be_used(clock, tmp_path, content):
-    """Damaged or foreign: comparisons begin anew, and are kept again."""
-    (tmp_path / "state").write_bytes(content)
-
-    there = board(clock, tmp_path / "state")
-    feed(there, 2)
-    there.close()
-
-    assert [each.pairs for each in reports(board(clock, tmp_path / "state"))] == [2]
-
-
-def test_a_full_disk(clock, tmp_path):
-    """What was kept before stays whole, the failure is counted, and comparing goes on."""
-    there = board(clock, tmp_path / "state")
-    feed(there, 2)
-    there.close()
-    (tmp_path / "state.new").symlink_to("/dev/full")
-    feed(there, 3)
-    clock.now += 31
-
-    assert there.tick()["infermesh_shadow_save_failures"] == 1
-    assert [each.pairs for each in reports(there)] == [5]
-    assert [each.pairs for each in reports(board(clock, tmp_path / "state"))] == [2]
 
 
 def test_memory_has_a_bound(clock):
@@ -266,20 +141,6 @@ def test_another_candidate_begins_anew(clock):
         assert [each.pairs for each in reports(there)] == [expected]
 
 
-def test_a_file_is_for_one_process(clock, tmp_path):
-    """A second gateway with the same file compares, keeps nothing, and says so; what the first one kept stays whole."""
-    first, second = board(clock, tmp_path / "state"), board(clock, tmp_path / "state")
-    feed(first, 3)
-    feed(second, 4)
-
-    second.close()
-    first.close()
-
-    assert second.tick()["infermesh_shadow_save_failures"] == 1
-    assert [each.pairs for each in reports(board(clock, tmp_path / "state"))] == [3]
-    assert (tmp_path / "state").stat().st_mode & 0o777 == 0o600
-
-
 def test_gauges_of_many_take_their_turns(clock):
     """A tick goes on only for so long, whatever there is to reckon: the process must not seem to hang."""
     there = board(clock)
@@ -293,3 +154,85 @@ def test_gauges_of_many_take_their_turns(clock):
     counts = [sum(key.startswith("infermesh_shadow_pairs\x1f") for key in there.tick()) for _ in range(6)]
 
     assert counts == [1, 2, 3, 4, 5, 5]
+
+
+def test_shadows_that_left_the_routes_make_room(clock):
+    """When all places are taken, the one that left first goes first; pairs of others are counted and not held."""
+    there = board(clock)
+    feed(there, 1)
+    there.take(SETTINGS, (settings(("iris", "candidate")),))
+    clock.now += 1
+    for number in range(1001):
+        feed(there, 1, model="iris", variant=f"v{number}")
+
+    assert len(reports(there)) == 1000
+    assert reports(there, model="fraud") == []
+    assert there.tick()["infermesh_shadow_pairs_unknown"] == 1
+
+
+def test_many_reports_are_answered_in_time(clock):
+    """Past some seconds those that were reckoned before are told as they were."""
+    there = board(clock)
+    for number in range(8):
+        feed(there, 1, variant=f"v{number}")
+    assert len(reports(there)) == 8
+    for number in range(8):
+        feed(there, 1, variant=f"v{number}")
+        report = there._all["fraud", "candidate", f"v{number}"].report
+        there._all["fraud", "candidate", f"v{number}"].report = lambda report=report: (
+            setattr(clock, "now", clock.now + 2.0),
+            report(),
+        )[1]
+
+    assert [each.pairs for each in reports(there)] == [2, 2, 2, 1, 1, 1, 1, 1]
+
+
+def test_labels_hold_no_control_characters(clock):
+    """Names come from answers."""
+    there = board(clock, outputs=[], thresholds=[], classes=[])
+    odd = answer(("a\x1fb\x00\nc", "FP32", np.array([[0.5]], "<f4")))
+    there.take(PAIR, (head(), odd, odd))
+
+    told = [key for key in there.tick() if key.startswith("infermesh_shadow_difference" + SEPARATOR)]
+
+    assert [key.split(SEPARATOR)[4] for key in told] == ["a?b??c", "a?b??c"]
+
+
+def test_what_could_not_be_reckoned_in_time_is_told(clock):
+    """Never left out: a report that says that it waits, and is one at the next question."""
+    there = board(clock)
+    for number in range(3):
+        feed(there, 1, variant=f"v{number}")
+        report = there._all["fraud", "candidate", f"v{number}"].report
+        there._all["fraud", "candidate", f"v{number}"].report = lambda report=report: (
+            setattr(clock, "now", clock.now + 3.0),
+            report(),
+        )[1]
+
+    first = reports(there)
+    again = reports(there, shadow="candidate")
+
+    assert [each.pairs for each in first] == [1, 1, 0]
+    assert first[2].verdict.text == "not reckoned yet, there are too many: ask again"
+    assert first[2].verdict.state == pb.Verdict.NOT_ENOUGH
+    assert [each.variant for each in again] == ["v0", "v1", "v2"]
+
+
+def test_a_comparison_that_can_t_be_reported_on_harms_no_other(clock, caplog):
+    """It begins anew, and the log says why; the others are reported and told of."""
+    there = board(clock)
+    feed(there, 3)
+    feed(there, 5, variant="canary")
+
+    def fails() -> None:
+        raise ValueError("as told")
+
+    there._all["fraud", "candidate", "stable"].report = fails
+
+    canary, stable = reports(there)
+
+    assert (canary.pairs, stable.pairs) == (5, 0)
+    assert stable.verdict.notes[0] == "begun anew 1 time"
+    assert "no report can be made" in caplog.text
+    told = there.tick()
+    assert told[SEPARATOR.join(("infermesh_shadow_pairs", "fraud", "candidate", "canary"))] == 5

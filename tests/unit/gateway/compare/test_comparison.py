@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,25 +10,11 @@ import pytest
 from scipy import stats
 
 from services.gateway.compare.comparison import Comparison, OtherState
-from services.gateway.compare.pair import Pair
 from services.gateway.compare.report import EventReport, Report
 from services.gateway.compare_config import CompareConfig
-from tests.unit.gateway.compare.pairs import FRAUD, Scores, answer, compared, fraud, pair, same_model
+from tests.unit.gateway.compare.pairs import FRAUD, Scores, answer, compared, fraud, pair, planted, same_model
 
 QUICK = {"bin_from": 100}
-
-
-def planted(seed: int, pairs: int, *, flips: float = 0.0, shift: float = 0.0, repeats: int = 300) -> Iterator[Pair]:
-    """A shadow that turns some answers round, or adds to the logit; the primary repeats itself but for rounding."""
-    scores = Scores(seed)
-    for at, (first, second) in enumerate(zip(*scores.twice(pairs), strict=True)):
-        if shift:
-            second = 1 / (1 + (1 - second) / second * np.exp(-shift))
-        if scores.numbers.random() < flips:
-            second = 1 - second
-        yield pair(fraud(first), fraud(second), name=f"r{at}")
-    for first, second in zip(*scores.twice(repeats), strict=True):
-        yield pair(fraud(first), fraud(second), "repeat")
 
 
 def event(report: Report, what: str, detail: str = "") -> EventReport:
@@ -300,15 +285,6 @@ def test_a_state_of_something_else_is_refused(change: Any, settings: Any) -> Non
         comparison.restore(state)
 
     assert comparison.report().pairs == 0
-
-
-def test_a_cell_that_no_table_has_is_damage() -> None:
-    """It is seen when the state is read, and not when somebody asks for a report."""
-    state = compared(planted(14, 300), **QUICK).state()
-    state["shifts"]["columns"][1]["shift"]["table"].append([999, 0, 1])
-
-    with pytest.raises(OtherState, match="was damaged"):
-        compared(iter(()), **QUICK).restore(state)
 
 
 def test_names_without_end_take_bounded_memory() -> None:

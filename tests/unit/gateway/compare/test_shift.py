@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from services.gateway.compare.psi import psi, psi_test
+from services.gateway.compare.psi import PsiTest, psi, psi_test
 from services.gateway.compare.shift import MAX_LABELS, ColumnShift, LabelShift, Mean
-from services.gateway.compare.shifts import Shifts
+from services.gateway.compare.shifts import AT_ONCE, Shifts
 from services.gateway.compare_config import CompareConfig
 
 FLOATS = st.floats(width=32)
@@ -203,3 +203,41 @@ def test_a_column_is_tested_anew_when_it_has_grown() -> None:
 
     assert second is first
     assert third is not first
+
+
+def test_a_report_has_only_so_much_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """64 columns of many bins that all differ are tested over several reports; those that wait are told, and count as tests."""
+    numbers = np.random.default_rng(5)
+    tables = [np.triu(numbers.integers(5, 60, (22, 22))) for _ in range(64)]
+    shifts = Shifts(CompareConfig(alpha=0.01), Random(1))
+    shifts._columns = {(f"o{at}", ""): SimpleNamespace(table=lambda at=at: tables[at]) for at in range(64)}
+    work = 0
+
+    def counting(table: np.ndarray, draw: np.random.Generator, draws: int, *, stop: int = 0) -> PsiTest:
+        nonlocal work
+        work += draws * 231
+        return PsiTest(1.0, 0, 0, draws)
+
+    monkeypatch.setattr("services.gateway.compare.shifts.psi_test", counting)
+    done = []
+    while not done or len(shifts.untested):
+        before = work
+        done.append(len(shifts.tests(0, 100)))
+        assert 0 < work - before < 2 * AT_ONCE + 231 * 20_000
+
+    assert done[0] < 64
+    assert done[-1] == 64
+    assert len(done) < 64
+    before = work
+    shifts.tests(0, 100)
+    assert work == before
+
+
+def test_redraws_are_enough_for_a_finding() -> None:
+    """With a small alpha and many tests the smallest p-value that there can be must still be under the corrected alpha."""
+    shifts = Shifts(CompareConfig(alpha=0.01), Random(1))
+    shifts._columns = {("score", ""): SimpleNamespace(table=lambda: np.array([[30, 50], [0, 30]]))}
+
+    test = shifts.tests(0, 163)["score", ""]
+
+    assert test.p <= 0.01 / 164

@@ -9,9 +9,9 @@ import struct
 import numpy as np
 import pytest
 
+from infermesh.payloads import Tensor
 from infermesh.protocol import open_inference_pb2 as pb
 from services.gateway.payload.decode import inputs_of, outputs_of
-from services.gateway.payload.reader import Tensor
 
 NUMBERS = {
     "BOOL": np.array([True, False, True]),

@@ -14,10 +14,10 @@ import pytest
 
 from infermesh.call import Call
 from infermesh.config import ConfigError
+from infermesh.payloads import Payloads
 from infermesh.protocol import open_inference_pb2 as pb
 from infermesh.telemetry import Metrics
 from services.gateway.payload import start
-from services.gateway.payload.reader import Payloads
 from services.gateway.payload.settings import PayloadLogConfig
 
 RULES = [{"name": "amount", "how": "keep"}, {"name": "user", "how": "hash"}, {"name": "secret*", "how": "mask"}]
@@ -152,7 +152,7 @@ async def test_a_folder_that_can_not_be_written_to_is_refused_at_start(tmp_path,
 def test_a_reader_needs_nothing_but_python(tmp_path):
     """Imported with none of the installed packages: whoever has the files can read them."""
     root = Path(__file__).parents[4]
-    code = f"import sys; sys.path.insert(0, {str(root)!r}); from services.gateway.payload.reader import Payloads; print('fine')"
+    code = f"import sys; sys.path.insert(0, {str(root)!r}); from infermesh.payloads import Payloads; print('fine')"
 
     done = subprocess.run([sys.executable, "-S", "-I", "-c", code], capture_output=True, text=True, timeout=60)
 

@@ -19,7 +19,7 @@ WRITE, DIE, HANG, FAIL = 1, 2, 3, 4
 
 
 @asynccontextmanager
-async def feeding(file: Path, **options):
+async def feeding(file: Path, *, when_used: bool = False, **options):
     """A feed with an echo worker that writes to a file, and what was counted."""
     counts: Counter[str] = Counter()
     feed = Feed(
@@ -30,7 +30,10 @@ async def feeding(file: Path, **options):
         environment={"PYTHONPATH": str(ROOT)},
         **{"pause_s": 0.01, **options},
     )
-    await feed.start()
+    if when_used:
+        feed.start_when_used()
+    else:
+        await feed.start()
     try:
         yield feed, counts
     finally:
@@ -161,3 +164,71 @@ async def test_signals(tmp_path, number):
             assert await feed.ask(b"ab") == b"ba"
 
     assert (tmp_path / "out").read_bytes().splitlines() == [b"sent", b"closed"]
+
+
+async def test_a_process_that_starts_when_it_is_used(tmp_path):
+    """With the first frame; what comes until it is there waits, in order, after its greeting, and is taken at a close too."""
+    greeting = {"greeting": lambda: [(WRITE, b"greeting")]}
+
+    async with feeding(tmp_path / "out", when_used=True, **greeting) as (feed, counts):
+        assert (feed.is_used, feed.pid) == (False, None)
+        assert all(feed.offer(WRITE, str(number).encode()) for number in range(3))
+        assert (feed.is_used, feed.pid, feed.waiting_bytes) == (True, None, 3)
+
+    assert (tmp_path / "out").read_bytes().splitlines() == [b"greeting", b"0", b"1", b"2", b"closed"]
+    assert counts == {"sent": 3}
+    assert not feed.offer(WRITE, b"late")
+
+
+async def test_a_question_starts_it_too(tmp_path):
+    """It is answered after what was offered before it; an end like any other is followed by a new start."""
+    async with feeding(tmp_path / "out", when_used=True) as (feed, _):
+        asked = asyncio.ensure_future(feed.ask(b"ab", timeout_s=20))
+        feed.offer(WRITE, b"after")
+        assert await asked == b"ba"
+        feed.offer(DIE)
+
+        await until(lambda: feed.restarts == 1)
+        assert await feed.ask(b"cd", timeout_s=20) == b"dc"
+
+    assert (tmp_path / "out").read_bytes().splitlines() == [b"after", b"closed"]
+
+
+async def test_one_that_is_not_used_is_not_started(tmp_path):
+    """A close ends nothing, and nothing is started after it."""
+    async with feeding(tmp_path / "out", when_used=True) as (feed, counts):
+        pass
+
+    assert not feed.offer(WRITE, b"late")
+    with pytest.raises(Unavailable, match="echo is not running"):
+        await feed.ask(b"")
+    assert not feed.is_used
+    assert not (tmp_path / "out").exists()
+    assert counts == {"dropped": 1}
+
+
+async def test_what_waits_for_the_first_process_is_bounded(tmp_path):
+    """Past the bound frames are dropped, and counted."""
+    async with feeding(tmp_path / "out", when_used=True, max_bytes=25) as (feed, counts):
+        assert [feed.offer(WRITE, b"x" * 10) for _ in range(5)] == [True, True, True, False, False]
+
+    assert counts == {"sent": 3, "dropped": 2}
+    assert (tmp_path / "out").read_bytes().splitlines() == [b"x" * 10] * 3 + [b"closed"]
+
+
+async def test_a_first_process_that_can_t_be_started(tmp_path):
+    """Who asks hears of it; frames wait for the next attempt, and are lost when the end comes before it."""
+    async with feeding(tmp_path / "out", when_used=True) as (feed, _):
+        command, feed._command = feed._command, ("/nothing",)
+        feed.offer(WRITE, b"first")
+        with pytest.raises(Unavailable, match="echo is not running"):
+            await feed.ask(b"")
+        feed._command = command
+        assert feed.offer(WRITE, b"second")
+        assert await feed.ask(b"ab", timeout_s=20) == b"ba"
+    assert (tmp_path / "out").read_bytes().splitlines() == [b"first", b"second", b"closed"]
+
+    async with feeding(tmp_path / "out", when_used=True, pause_s=3600.0) as (feed, counts):
+        feed._command = ("/nothing",)
+        feed.offer(WRITE, b"never")
+    assert counts == {"sent": 1, "lost": 1}
