@@ -5,8 +5,8 @@
 Valkey is pinned to one core, this process to the other. First one request at a time: the time from keys to tensor, through
 `FeatureStore.lookup`, policy and columns. Then 32 at a time: rows for each second of this process' CPU, beside redis-py's asyncio
 client on the same server, which reads plain hashes with readable fields (one HMGET, and a pipeline of them) and turns their
-text into an array: once up to the values as they came, once up to the array. The peers take turns within each round, and a ratio
-is the median over the rounds. It is CPU of the client alone: Valkey's own is not in it.
+text into an array: once up to the values as they came, once up to the array. Last, both read these hashes. The peers take turns
+within each round, and a ratio is the median over the rounds. It is CPU of the client alone: Valkey's own is not in it.
 """
 
 from __future__ import annotations
@@ -30,17 +30,21 @@ from infermesh.telemetry import Metrics
 from infermesh.tensors import Array
 from services.transformer.columns import Columns
 from services.transformer.config import RedisConfig
+from services.transformer.entities import Entities
+from services.transformer.fetch import fetched
 from services.transformer.metrics import FeatureMetrics
 from services.transformer.policy import RowPolicy, micros
 from services.transformer.row import RowFormat
 from services.transformer.store import FeatureStore
-from services.transformer.views import FeatureView
+from services.transformer.tally import Tally
+from services.transformer.use import Use
+from services.transformer.views import FeatureView, UsedView
 
 FEATURES = 50
 NAMES = [f"average_amount_{number}d" for number in range(FEATURES)]
 AT_A_TIME = 32
 P50_MS = {1: 0.15, 100: 0.4, 500: 1.5}  # what issue 6 asks for
-LEAST = {1: 8.0, 100: 40.0}  # of the lookup, up to the values
+LEAST = {1: 8.0, 100: 40.0}  # of packed rows, up to the values
 ALONE = 2000  # requests of one entity in a round; fewer of larger ones
 
 Ask = Callable[[int, int], Awaitable[Any]]  # the first entity, and how many
@@ -72,6 +76,23 @@ class Ours:
         return self.columns.take({"card": rows})
 
 
+class OurHashes:
+    """The peer's own hashes, read by us: one HMGET for each, their text made into packed rows."""
+
+    def __init__(self, ours: Ours) -> None:
+        features = [{"name": name, "datatype": "FP32", "default": 0.0} for name in NAMES]
+        layout = {"kind": "hash", "key": "hash:{entity}"}
+        view = FeatureView.model_validate({"entity": {"name": "card"}, "features": features, "layout": layout})
+        self.use = Use("card", UsedView(view, "card", ("card",)), NAMES, "infermesh", Tally())
+        self.ours = ours
+
+    async def ask(self, first: int, count: int) -> Array:
+        ids = {"card": [b"%d" % number for number in range(first, first + count)]}
+        found = await fetched([self.use], Entities(count, [0], ids), self.ours.store, NO_DEADLINE)
+        rows, _ = self.use.policy.serve(found, ids["card"], micros(time.time()))
+        return self.ours.columns.take({"card": rows})
+
+
 class Theirs:
     """redis-py's asyncio client with hiredis, and hashes with readable fields."""
 
@@ -91,7 +112,7 @@ class Theirs:
         return np.array(await self.lookup(first, count), dtype="S").astype(np.float32)
 
 
-async def _filled(ours: Ours, theirs: Theirs, entities: int) -> None:
+async def _filled(ours: Ours, hashes: OurHashes, theirs: Theirs, entities: int) -> None:
     values = np.random.default_rng(7).normal(50, 20, (entities, FEATURES)).astype(np.float32)
     now = micros(time.time())
     for start in range(0, entities, 500):
@@ -103,6 +124,7 @@ async def _filled(ours: Ours, theirs: Theirs, entities: int) -> None:
         await pipe.execute()
     for count in (1, 100):
         assert np.array_equal(await ours.ask(3, count), await theirs.ask(3, count)), "the two read different values"
+        assert np.array_equal(await hashes.ask(3, count), await theirs.ask(3, count)), "hashes hold different values"
 
 
 async def _alone(ask: Ask, count: int, entities: int) -> tuple[float, float]:
@@ -146,7 +168,8 @@ def _told(values: list[float]) -> str:
 
 async def _all(url: str, rounds: int, entities: int) -> None:
     ours, theirs = Ours(url), Theirs(url)
-    await _filled(ours, theirs, entities)
+    hashes = OurHashes(ours)
+    await _filled(ours, hashes, theirs, entities)
     print(f"{machine()}\nmedian of {rounds} rounds (range); {os.getloadavg()[0]:.1f} runnable: not idle if over 1\n")
     for count, most in P50_MS.items():
         pairs = [await _alone(ours.ask, count, entities) for _ in range(rounds)]
@@ -158,7 +181,11 @@ async def _all(url: str, rounds: int, entities: int) -> None:
     print(f"\nrows per CPU second, {AT_A_TIME} requests at a time")
     names = {1: "HMGET", 100: "a pipeline of HMGET"}
     for count, least in LEAST.items():
-        for what, one, other in (("values", ours.lookup, theirs.lookup), ("array", ours.ask, theirs.ask)):
+        for what, one, other in (
+            ("values", ours.lookup, theirs.lookup),
+            ("array", ours.ask, theirs.ask),
+            ("array, of the same hashes", hashes.ask, theirs.ask),
+        ):
             mine, its = await _pairs(one, other, count, entities, rounds)
             ratios = [each / peer for each, peer in zip(mine, its, strict=True)]
             wanted = f", at least {least:g}" if what == "values" else ""

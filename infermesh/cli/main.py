@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 import infermesh
-from infermesh.cli import config, features, keys, models, routes, shadow
+from infermesh.cli import backgrounds, config, features, keys, models, routes, shadow
 from infermesh.cli.asking import Connection, connect_by
 from infermesh.cli.console import out, say_failure
 from infermesh.cli.failure import Failure
@@ -94,6 +94,7 @@ app.command("infer", no_args_is_help=True)(infer)
 app.command("ready")(ready)
 app.add_typer(models.app, name="models")
 app.add_typer(features.app, name="features")
+app.add_typer(backgrounds.app, name="backgrounds")
 app.add_typer(keys.app, name="keys")
 app.add_typer(routes.app, name="routes")
 app.add_typer(shadow.app, name="shadow")

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from samples.make import breast_cancer, fraud, iris
+from samples.make import breast_cancer, credit, fraud, iris
 from samples.make.artifacts import write_json
 
 CHECKED_IN = Path(__file__).parents[1]
@@ -15,7 +15,9 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", type=Path, default=CHECKED_IN, help="where to write (default: samples/)")
     folder = parser.parse_args().folder
 
-    write_json(folder / "metrics.json", {model.NAME: model.make(folder) for model in (iris, breast_cancer, fraud)})
+    write_json(
+        folder / "metrics.json", {model.NAME: model.make(folder) for model in (iris, breast_cancer, fraud, credit)}
+    )
 
 
 if __name__ == "__main__":

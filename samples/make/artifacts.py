@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from skl2onnx import convert_sklearn
 from skl2onnx.common.data_types import FloatTensorType, StringTensorType
 
+from samples.make.covers import write_covers
+
 __all__ = ["Inputs", "Model", "columns_of", "rows_of", "tensors", "write_features", "write_json", "write_tensors"]
 
 # ONNX Runtime 1.14 and later run these; nothing in the samples needs a newer operator.
@@ -52,8 +54,11 @@ class Model:
         description: str,
         classes: Sequence[str],
         columns: Mapping[str, Sequence[str]],
+        reasons: Mapping[str, Mapping[str, str]] | None = None,
     ) -> int:
         """Writes `models/<name>/<version>/model.onnx` and returns its size in bytes.
+
+        `reasons` are texts by feature: what is said of it where it moved the last class's probability "up" or "down".
 
         Raises ValueError, and writes nothing, when ONNX Runtime's answer to any held-out row is another label than
         scikit-learn's, or a probability further than 1e-5 from it.
@@ -66,6 +71,7 @@ class Model:
                 "infermesh.description": description,
                 "infermesh.classes": json.dumps(list(classes)),
                 **{f"infermesh.columns.{name}": json.dumps(list(names)) for name, names in columns.items()},
+                **({} if reasons is None else {"infermesh.reasons": json.dumps(reasons)}),
             },
         )
         onnx.checker.check_model(proto, full_check=True)
@@ -106,6 +112,7 @@ class Model:
         proto.ir_version = IR_VERSION
         proto.model_version = int(self.version)
         proto.domain = "infermesh.samples"
+        write_covers(proto.graph, self.estimator)
         _rename_outputs(proto.graph, ["label", "probabilities"])
         label, probabilities = proto.graph.output
         label.CopyFrom(onnx.helper.make_tensor_value_info("label", onnx.TensorProto.INT64, ["rows"]))
@@ -161,13 +168,22 @@ def write_tensors(path: Path, inputs: Inputs) -> None:
     write_json(path, {"inputs": tensors(inputs)})
 
 
-def write_features(path: Path, entity: str, ids: Sequence[str], columns: Sequence[str], values: NDArray[Any]) -> None:
-    """Writes a feature table: a header, then per entity its id and its values, which read back as the same FP32."""
+def write_features(
+    path: Path,
+    entity: str,
+    ids: Sequence[str],
+    columns: Sequence[str],
+    values: NDArray[Any],
+    texts: Mapping[str, NDArray[np.str_]] | None = None,
+) -> None:
+    """Writes a feature table: a header, then per entity its id, its values, which read back as the same FP32, and its texts."""
+    named = dict(texts or {})
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
-        table.writerow([entity, *columns])
-        table.writerows([key, *map(_shortest, row)] for key, row in zip(ids, values, strict=True))
+        table.writerow([entity, *columns, *named])
+        for key, row, *words in zip(ids, values, *named.values(), strict=True):
+            table.writerow([key, *map(_shortest, row), *words])
 
 
 def write_json(path: Path, value: Any) -> None:

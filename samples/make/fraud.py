@@ -20,6 +20,7 @@ from samples.make.artifacts import (
     write_json,
     write_tensors,
 )
+from samples.make.reasons import FRAUD_REASONS
 from samples.make.training import logistic_regression, score
 from samples.make.transactions import CARD_FEATURES, FIRST, LATER, Transactions, draw_cards, draw_transactions
 
@@ -28,6 +29,7 @@ __all__ = ["NAME", "make"]
 NAME = "fraud-detector"
 SEED = 20_240_901
 TRAINING_ROWS, HELD_OUT_ROWS, STORED_CARDS = 40_000, 20_000, 500
+BACKGROUND_ROWS = 100
 
 # A card with small habits buys electronics at half past two: version 2 sees the fraud, 1 and 3 do not.
 EXAMPLE_REQUEST: Inputs = {
@@ -80,6 +82,7 @@ def make(folder: Path) -> dict[str, Any]:
             description=f"Whether a card transaction is a fraud, by {kind}.",
             classes=["genuine", "fraud"],
             columns={"card_features": CARD_FEATURES},
+            reasons=FRAUD_REASONS,
         )
         figures[version] = {
             "kind": kind,
@@ -89,7 +92,7 @@ def make(folder: Path) -> dict[str, Any]:
         }
         cases += [model.golden(inputs, request) for inputs, request in examples]
 
-    background = random.choice(TRAINING_ROWS, size=64, replace=False)
+    background = random.choice(TRAINING_ROWS, size=BACKGROUND_ROWS, replace=False)
     write_features(folder / "features" / "cards.csv", "card_id", ids.tolist(), CARD_FEATURES, stored.features)
     write_json(folder / "golden" / f"{NAME}.json", {"model": NAME, "cases": cases})
     write_tensors(folder / "backgrounds" / f"{NAME}.json", rows_of(training[FIRST].inputs, background))

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from math import prod
 from typing import NamedTuple
 
 import numpy as np
 
-from infermesh.errors import InvalidRequest, quoted
+from infermesh.errors import InvalidRequest, ResourceExhausted, quoted
 from infermesh.parameters import MODEL
 from infermesh.protocol import open_inference_pb2 as pb
 from infermesh.tensors import Array, add_outputs, uses_raw
 from services.explainer.estimate import Estimate, Floats
 
-__all__ = ["OUTPUTS", "Explanation", "OutputSpec", "answer_bytes", "requested_outputs", "response_of"]
+__all__ = ["OUTPUTS", "Explanation", "OutputSpec", "check_size", "requested_outputs", "response_of"]
 
 
 class OutputSpec(NamedTuple):
@@ -37,15 +37,21 @@ OUTPUTS = (
 )
 
 
-def answer_bytes(rows: int, features: int, classes: int) -> int:
-    """About the size of an answer with all outputs; a name counts like a number."""
-    size = {"N": rows, "M": features, "K": classes}
-    return 8 * sum(prod(size[letter] for letter in output.shape) for output in OUTPUTS)
+def check_size(request: pb.ModelInferRequest, rows: int, features: int, classes: int, most_bytes: int) -> None:
+    """Raise ResourceExhausted for an answer that would be larger; with all outputs, a name counting like a number."""
+    count = {"N": rows, "M": features, "K": classes}
+    size = 8 * sum(prod(count[letter] for letter in output.shape) for output in OUTPUTS)
+    if size > most_bytes:
+        raise ResourceExhausted(
+            f"model {quoted(request.model_name)}: the answer for {rows} rows, {features} features and {classes} classes "
+            f"would have {size >> 20} MiB, the limit is {most_bytes >> 20} MiB; ask for fewer rows or classes",
+            reason="ANSWER_TOO_LARGE",
+        )
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """Everything that was found out about one request."""
+    """Everything that was found out about one request, so far or in the end."""
 
     estimate: Estimate
     base: Floats  # [columns]
@@ -57,6 +63,9 @@ class Explanation:
     method: str
     seed: int
     rows_sent: int
+    link: str = "identity"
+    told: Mapping[str, str] = field(default_factory=dict)
+    """Response parameters that only some methods have."""
 
     @property
     def additivity_error(self) -> Floats:
@@ -108,6 +117,9 @@ def response_of(
     told[MODEL].string_param = explanation.model
     told["infermesh_model_version"].string_param = explanation.version
     told["infermesh_method"].string_param = explanation.method
+    told["infermesh_link"].string_param = explanation.link
+    for name, text in explanation.told.items():
+        told[name].string_param = text
     told["infermesh_evaluations"].int64_param = explanation.estimate.evaluations
     told["infermesh_rows_sent"].int64_param = explanation.rows_sent
     told["infermesh_converged"].bool_param = explanation.estimate.converged

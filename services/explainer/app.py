@@ -14,6 +14,9 @@ from services.explainer.backgrounds import Backgrounds
 from services.explainer.config import ExplainerConfig
 from services.explainer.explain import Observe
 from services.explainer.explainer import Explainer
+from services.explainer.graph import ModelGraph
+from services.explainer.methods.run import Graphs, no_graphs
+from services.explainer.model_files import ModelFiles
 
 __all__ = ["build"]
 
@@ -29,7 +32,14 @@ async def build(config: ExplainerConfig, telemetry: Telemetry) -> AsyncIterator[
     endpoints = EndpointMetrics(telemetry.metrics).of(config.backend)
     backend = RemoteService(config.backends[config.backend], config.backend, observe=endpoints, observe_tls=observe_tls)
     asked = stack(*_retry(config, telemetry.metrics), service=backend)
-    explainer = Explainer(asked, backgrounds, config, observe=_observer(telemetry.metrics))
+    files = ModelFiles(config.models.root) if config.models.root else None
+    explainer = Explainer(
+        asked,
+        backgrounds,
+        config,
+        observe=_observer(telemetry.metrics),
+        graphs=_graphs_of(files) if files else no_graphs,
+    )
     try:
         yield stack(
             *([Traced(telemetry.tracing.span)] if telemetry.tracing.enabled else []),  # its span holds everything below
@@ -39,7 +49,17 @@ async def build(config: ExplainerConfig, telemetry: Telemetry) -> AsyncIterator[
         )
     finally:
         explainer.close()
+        if files:
+            files.close()
         await backend.close()
+
+
+def _graphs_of(files: ModelFiles) -> Graphs:
+    async def graph(model: str, version: str, output: str) -> ModelGraph | str:
+        found = await files.find(model, version, output)
+        return found.graph or found.reason
+
+    return graph
 
 
 def _retry(config: ExplainerConfig, metrics: Metrics) -> list[Filter]:

@@ -18,6 +18,7 @@ from infermesh.errors import (
     Unavailable,
     quoted,
 )
+from infermesh.parameters import PRIORITY
 from infermesh.protocol import open_inference_pb2 as pb
 from infermesh.service import InferenceService
 from infermesh.tensors import DATATYPES, Array, read_outputs
@@ -37,7 +38,8 @@ class Ask:
     """One explanation's questions to the model.
 
     The version that answers the first ModelInfer is pinned: it is written into all others, and an answer of another one ends
-    the explanation with Unavailable. `version` is what to ask for until then. `columns`, once it is set, picks columns of the
+    the explanation with Unavailable. `version` is what to ask for until then. Questions are of low priority: predictions overtake
+    them. `columns`, once it is set, picks columns of the
     output. `in_flight` is shared by all explanations, each of which has no more under way than its own share. More values than
     can be held are refused with ResourceExhausted, as soon as the output's width is known.
     """
@@ -64,7 +66,7 @@ class Ask:
         self.asked = 0
         self._backend = backend
         self._backend_name = backend_name
-        self._parameters = parameters
+        self._parameters = {**parameters, PRIORITY: pb.InferParameter(uint64_param=config.priority)}
         self._config = config
         self._in_flight = in_flight
         self._own_in_flight = asyncio.Semaphore(config.in_flight_each)

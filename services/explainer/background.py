@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +26,18 @@ class Background:
     arrays: Mapping[str, Array]
     datatypes: Mapping[str, str]
     weights: NDArray[np.float64]
+    source: str = ""  # for people: where the rows come from
+    summary: str = "none"  # none | kmeans | stratified: how they were chosen among those of the source
+    casts: bool = (
+        False  # whether numbers may become the model's datatype: tables don't have all datatypes, and no shapes
+    )
 
     def __len__(self) -> int:
         return len(self.weights)
+
+    def taken(self, rows: NDArray[np.intp], weights: NDArray[np.float64]) -> Background:
+        """The given rows of it, by index, with weights that add up to 1."""
+        return replace(self, arrays={name: array[rows] for name, array in self.arrays.items()}, weights=weights)
 
     def thinned(self, rows: int) -> Background:
         """At most that many rows, evenly through the set, each standing for its share: systematic sampling by weight (Madow
@@ -36,7 +46,21 @@ class Background:
             return self
         chosen = np.searchsorted(np.cumsum(self.weights), (np.arange(rows) + 0.5) / rows)
         index, count = np.unique(np.minimum(chosen, len(self) - 1), return_counts=True)
-        return Background(self.name, {n: a[index] for n, a in self.arrays.items()}, self.datatypes, count / rows)
+        return self.taken(index, count / rows)
+
+    def fitted(self, signature: Signature, row_shapes: Mapping[str, tuple[int, ...]]) -> Background:
+        """The same with the datatypes and shapes of the model's inputs, where it may be cast and its values allow it."""
+        if not self.casts:
+            return self
+        arrays, datatypes = dict(self.arrays), dict(self.datatypes)
+        for spec in signature.inputs:
+            array = arrays.get(spec.name)
+            if array is None or array.size != len(self) * prod(row_shapes[spec.name]):
+                continue  # which `check` tells
+            fit = _cast(array.reshape(len(self), *row_shapes[spec.name]), datatypes[spec.name], spec.datatype)
+            if fit is not None:
+                arrays[spec.name], datatypes[spec.name] = fit, spec.datatype
+        return replace(self, arrays=arrays, datatypes=datatypes)
 
     def check(self, signature: Signature, row_shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Raise FailedPrecondition unless its rows are rows of the model, as wide as those of the request."""
@@ -67,4 +91,19 @@ def zeros(signature: Signature, row_shapes: Mapping[str, tuple[int, ...]]) -> Ba
         arrays[spec.name] = (
             np.full(shape, b"", np.object_) if is_text else np.zeros(shape, DATATYPES[spec.datatype].dtype)
         )
-    return Background(ZEROS, arrays, {spec.name: spec.datatype for spec in signature.inputs}, np.ones(1))
+    datatypes = {spec.name: spec.datatype for spec in signature.inputs}
+    return Background(ZEROS, arrays, datatypes, np.ones(1), source="built in")
+
+
+def _cast(array: Array, given: str, wanted: str) -> Array | None:
+    """None where a value would be another one; floats may be rounded to the nearest."""
+    if given == wanted:
+        return array
+    if "BYTES" in (given, wanted) or "BF16" in (given, wanted):
+        return None
+    dtype = DATATYPES[wanted].dtype
+    with np.errstate(all="ignore"):
+        cast: Array = array.astype(dtype)
+    if dtype.kind == "f":
+        return cast
+    return cast if np.array_equal(cast.astype(array.dtype), array) else None

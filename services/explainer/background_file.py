@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from infermesh.tensors import DATATYPES, Array
 from services.explainer.background import Background
 
-__all__ = ["BackgroundError", "read_background"]
+__all__ = ["BackgroundError", "read_background", "written_background"]
 
 
 class BackgroundError(ValueError):
@@ -48,7 +48,43 @@ def read_background(path: Path, name: str) -> Background:
         raise BackgroundError(
             f"{path.name}: expected inputs with one and the same number of rows, 1 or more, got {sizes}"
         )
-    return Background(name, arrays, datatypes, _weights(content.get("weights"), rows, path.name))
+    weights = _weights(content.get("weights"), rows, path.name)
+    return Background(name, arrays, datatypes, weights, source=path.name)
+
+
+def written_background(background: Background) -> str:
+    """The text of a file that `read_background` makes the same background of; one line for each input.
+
+    Raises BackgroundError for a text that is no UTF-8, which JSON can't hold.
+    """
+    inputs = [
+        json.dumps(
+            {
+                "name": name,
+                "datatype": background.datatypes[name],
+                "shape": list(array.shape),
+                "data": _plain(array, background.datatypes[name], name),
+            },
+            ensure_ascii=False,
+        )
+        for name, array in background.arrays.items()
+    ]
+    equal = bool((background.weights == background.weights[0]).all())
+    weights = "" if equal else f',\n  "weights": {json.dumps(background.weights.tolist())}'
+    return '{\n  "inputs": [\n    ' + ",\n    ".join(inputs) + f"\n  ]{weights}\n}}\n"
+
+
+def _plain(array: Array, datatype: str, name: str) -> list[Any]:
+    flat = array.ravel()
+    if datatype == "BYTES":
+        try:
+            return [element.decode() for element in flat.tolist()]
+        except UnicodeDecodeError:
+            raise BackgroundError(f"{name}: a text of it is no UTF-8, which a JSON file can't hold") from None
+    if datatype in ("FP32", "FP16"):  # the shortest decimals that give the same number back
+        return [float(str(element)) for element in flat]
+    plain: list[Any] = flat.tolist()
+    return plain
 
 
 def _array(tensor: Mapping[str, Any], where: str) -> Array:

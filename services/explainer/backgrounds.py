@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 from infermesh.errors import FailedPrecondition, InvalidRequest, quoted
 from services.explainer.background import ZEROS, Background, zeros
 from services.explainer.background_file import BackgroundError, read_background
+from services.explainer.background_sets import make_background
 from services.explainer.config import BackgroundsConfig
 from services.explainer.signature import Signature
 
@@ -20,9 +23,10 @@ _log = logging.getLogger(__name__)
 
 
 class Backgrounds:
-    """The sets of a folder, read once: `<model>.json` is a model's default, `<model>/<name>.json` are its others.
+    """The sets of a folder, read once: `<model>.json` is a model's default, `<model>/<name>.json` are its others; and the sets
+    that the settings declare.
 
-    A file that can't be used costs nobody but its own model: who asks for it is told why. The set `zeros` needs no file.
+    A source that can't be used costs nobody but its own model: who asks for it is told why. The set `zeros` needs no source.
     """
 
     def __init__(self, config: BackgroundsConfig) -> None:
@@ -33,11 +37,23 @@ class Backgrounds:
         for path in sorted([*config.root.glob(f"*{SUFFIX}"), *config.root.glob(f"*/*{SUFFIX}")]):
             stem = path.name.removesuffix(SUFFIX)
             model, name = (stem, DEFAULT) if path.parent == config.root else (path.parent.name, stem)
-            try:
-                self._sets[model, name] = read_background(path, name).thinned(config.max_rows)
-            except BackgroundError as error:
-                _log.error("background not usable", extra={"model": model, "background": name, "reason": str(error)})
-                self._sets[model, name] = str(error)
+            if name not in config.sets.get(model, {}):
+                self._add(model, name, partial(read_background, path, name))
+        for model, sets in config.sets.items():
+            for name, declared in sets.items():
+                self._add(model, name, partial(make_background, model, name, declared))
+
+    @classmethod
+    async def read(cls, config: BackgroundsConfig) -> Backgrounds:
+        """The same in a thread: a payload log of millions of lines takes a while, and health must answer meanwhile."""
+        return await asyncio.to_thread(cls, config)
+
+    def _add(self, model: str, name: str, read: Callable[[], Background]) -> None:
+        try:
+            self._sets[model, name] = read().thinned(self._config.max_rows)
+        except BackgroundError as error:
+            _log.error("background not usable", extra={"model": model, "background": name, "reason": str(error)})
+            self._sets[model, name] = str(error)
 
     def __len__(self) -> int:
         return len(self._sets)
@@ -48,6 +64,19 @@ class Backgrounds:
             name for (owner, name), found in self._sets.items() if owner == model and isinstance(found, Background)
         ]
         return sorted({*named, ZEROS}, key=lambda name: (name != DEFAULT, name))
+
+    def described(self, model: str) -> list[dict[str, str | int]]:
+        """Name, rows, source and summary of each set that there are rows of, the default first; as metadata tell it."""
+        found = {
+            name: found
+            for (owner, name), found in self._sets.items()
+            if owner == model and isinstance(found, Background)
+        }
+        return [
+            {"name": name, "rows": len(found[name]), "source": found[name].source, "summary": found[name].summary}
+            for name in self.names(model)
+            if name in found
+        ]
 
     def default(self, model: str) -> str:
         """The set that is used when the request names none; empty: it would be refused."""
@@ -79,5 +108,6 @@ class Backgrounds:
             raise FailedPrecondition(
                 f"model {quoted(model)}: background {quoted(wanted)} can't be used: {found}", reason="BACKGROUND_BROKEN"
             )
-        found.check(signature, row_shapes)
-        return found
+        fitted = found.fitted(signature, row_shapes)
+        fitted.check(signature, row_shapes)
+        return fitted

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infermesh.errors import InvalidRequest
+from services.explainer.signature import CLASSES, Signature, TensorSpec
 
-__all__ = ["ALL", "Classes"]
+__all__ = ["ALL", "Classes", "class_names"]
 
 TOP = "top:"
 MAX_NAMED = 1000
@@ -61,3 +62,11 @@ class Classes:
 
 
 ALL = Classes()
+
+
+def class_names(signature: Signature, output: TensorSpec, width: int) -> list[str]:
+    """The names of an output's columns: those that the model declares, if there are as many, or its own name and numbers."""
+    named = signature.names(CLASSES, width)
+    if named is not None:
+        return named
+    return [output.name] if width == 1 else [f"{output.name}[{index}]" for index in range(width)]

@@ -3,24 +3,63 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from infermesh.config import BackendConfig, ConfigPath, Duration, Model, ServiceConfig, Size
+from infermesh.config.types import from_file
 
 __all__ = [
     "AskingConfig",
+    "BackgroundSet",
     "BackgroundsConfig",
     "DeadlineConfig",
     "ExplainerConfig",
     "LimitsConfig",
     "MethodsConfig",
+    "ModelsConfig",
     "RetryConfig",
 ]
 
 MAX_EXACT_FEATURES = 16  # 65,536 coalitions; beyond it one row takes minutes, and the matrix of weights tens of MiB
+
+
+class BackgroundSet(Model):
+    """One background: where its rows come from, and how they become few. Exactly one of the three sources is given."""
+
+    file: ConfigPath | None = None
+    """A file in OIP's JSON form, or a `.csv` with a header."""
+    parquet: ConfigPath | None = None
+    """A Parquet file, or a folder of them, such as what was served with the features looked up; needs the extra `parquet`."""
+    payload_log: ConfigPath | None = None
+    """The folder of the gateway's payload log: what callers of this model sent."""
+    inputs: dict[str, str | list[str]] = Field(default_factory=dict)
+    """Of Parquet and CSV: the column, or columns side by side, of each input; left out: the columns `input.<name>`, or if there
+    are none, every column is an input of its own name."""
+    rows: int = Field(100, ge=1, le=10_000)
+    """Rows of the set; more than `max_rows` of them are thinned again."""
+    from_rows: int = Field(10_000, ge=1, le=1_000_000)
+    """Rows of the source that are drawn, each with the same chance, before they are summed up."""
+    summary: Literal["none", "kmeans", "stratified"] = "none"
+    """`none`: rows at random; `kmeans`: a row out of the middle of each cluster, with its weight; `stratified`: a row of each
+    quantile of `by`."""
+    by: str = ""
+    """Of `stratified`: an input, `input[column]`, a column of the table, `output.<name>`, or `prediction`."""
+    seed: int = Field(0, ge=0)
+    """Of all draws."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> BackgroundSet:
+        given = [name for name in ("file", "parquet", "payload_log") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"expected one of file, parquet, payload_log, got {', '.join(given) or 'none'}")
+        if self.inputs and self.payload_log is not None:
+            raise ValueError("inputs: a payload log names its inputs itself")
+        if (self.summary == "stratified") is not bool(self.by):
+            raise ValueError("by: expected with summary: stratified, and only there")
+        return self
 
 
 class BackgroundsConfig(Model):
@@ -32,6 +71,9 @@ class BackgroundsConfig(Model):
     """Rows of a set that are used; a larger set is thinned evenly. Every evaluation asks the model about that many rows."""
     missing: Literal["refuse", "zeros"] = "refuse"
     """For a model without a set: refuse to explain it, or explain against one row of zeros and empty strings."""
+    sets: dict[str, dict[str, BackgroundSet]] = Field(default_factory=dict)
+    """Further sets, by model and name; the one called `default` is what is used when a request names none. One that is declared
+    here wins over a file of the folder."""
 
 
 class MethodsConfig(Model):
@@ -42,13 +84,31 @@ class MethodsConfig(Model):
     exact_rows: int = Field(1_000_000, ge=1)
     """`auto` explains exactly while the rows to ask about (rows × coalitions × background) are at most as many."""
     pairs: int = Field(32, ge=2)
-    """Antithetic pairs of permutations, when the request does not say `max_evals`."""
+    """Antithetic pairs of permutations, when the request does not say `max_evals`; `kernel` takes as many evaluations."""
     max_evals: int = Field(100_000, ge=2)
     """The most evaluations per row that a request may ask for."""
 
 
+def _folder(value: object, info: ValidationInfo) -> object:
+    """A relative folder starts at the configuration file's, as in the predictor's settings; a URL is what it is."""
+    if isinstance(value, Path):
+        return str(value)
+    return str(from_file(value, info)) if isinstance(value, str) and value and "://" not in value else value
+
+
+class ModelsConfig(Model):
+    """The files of the models, for the methods `tree` and `linear`."""
+
+    root: Annotated[str, BeforeValidator(_folder)] = ""
+    """The predictor's repository, a folder or a URL with `<model>/<version>/model.onnx`. Empty: those methods are refused."""
+
+
 class AskingConfig(Model):
     """How the model is asked."""
+
+    priority: int = Field(16, ge=1)
+    """The parameter `priority` of all questions, whatever the caller's is; a number past the predictor's last level is its last
+    one, so that predictions go first."""
 
     max_rows: int = Field(4096, ge=1)
     """Rows of one ModelInfer. Larger ones are fewer, but predictions wait behind them."""
@@ -109,6 +169,7 @@ class ExplainerConfig(ServiceConfig):
     """The one of them that holds the models."""
     backgrounds: BackgroundsConfig = BackgroundsConfig()
     methods: MethodsConfig = MethodsConfig()
+    models: ModelsConfig = ModelsConfig()
     asking: AskingConfig = AskingConfig()
     limits: LimitsConfig = LimitsConfig()
     deadline: DeadlineConfig = DeadlineConfig()

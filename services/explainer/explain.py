@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
 from functools import partial
 from math import prod
 
@@ -12,23 +13,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infermesh.call import Call
-from infermesh.errors import DeadlineExceeded, InvalidRequest, ResourceExhausted, Unavailable, quoted
+from infermesh.errors import InvalidRequest, Unavailable, quoted
 from infermesh.protocol import open_inference_pb2 as pb
 from infermesh.service import InferenceService
 from infermesh.tensors import Array, read_inputs, uses_raw
-from services.explainer.answer import Explanation, answer_bytes
+from services.explainer.answer import Explanation, check_size
 from services.explainer.ask import Ask
 from services.explainer.backgrounds import Backgrounds
-from services.explainer.classes import ALL, Classes
+from services.explainer.base_values import BaseValues, digest
+from services.explainer.classes import ALL, Classes, class_names
 from services.explainer.config import ExplainerConfig
-from services.explainer.estimate import Estimate, Floats
-from services.explainer.exact import exact
+from services.explainer.estimate import Floats
+from services.explainer.groups import grouped
 from services.explainer.masked_rows import MaskedRows
-from services.explainer.methods import Chosen, choose
+from services.explainer.methods.choose import check_method
+from services.explainer.methods.run import Graphs, Task, no_graphs, run
+from services.explainer.paces import Paces
 from services.explainer.parameters import Parameters, for_the_model, wrong
-from services.explainer.permutation import Plan, permutation
 from services.explainer.players import Players
-from services.explainer.signature import CLASSES, Signature, TensorSpec
+from services.explainer.signature import Signature, TensorSpec
 from services.explainer.threads import Threads
 from services.explainer.value import Value
 
@@ -44,7 +47,7 @@ Observe = Callable[[str, str, int, int], None]  # model, method, ModelInfers, ro
 class Explain:
     """Explains rows of the models of a backend: first what the model says of them and of the background, then the coalitions.
 
-    Nothing of one explanation outlives it. `close` it when it is asked no more.
+    What outlives an explanation is bounded: base values, the models' graphs and their paces. `close` it when it is asked no more.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class Explain:
         config: ExplainerConfig,
         *,
         observe: Observe,
+        graphs: Graphs = no_graphs,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._backend = backend
@@ -63,6 +67,9 @@ class Explain:
         self._clock = clock
         self._threads = Threads(config.asking.threads)
         self._in_flight = asyncio.Semaphore(config.asking.in_flight)
+        self._base_values = BaseValues()
+        self._graphs = graphs
+        self._paces = Paces()
 
     async def signature(self, model: str, version: str, call: Call) -> Signature:
         """What the backend says of the model; its errors are the caller's."""
@@ -90,19 +97,19 @@ class Explain:
         arrays: Mapping[str, Array],
         parameters: Parameters,
         call: Call,
-    ) -> Explanation:
-        """The explanation of the request's rows; the request's parameters are known to be well-formed, its arrays to fit the
-        model. Raises InvalidRequest, FailedPrecondition, ResourceExhausted, DeadlineExceeded, Unavailable, and what the backend
-        raises. Cancelling ends all asking."""
+    ) -> AsyncGenerator[Explanation, None]:
+        """Explanations of the request's rows, the last one the best; the request's parameters are known to be well-formed, its
+        arrays to fit the model. Raises InvalidRequest, FailedPrecondition, ResourceExhausted, DeadlineExceeded, Unavailable, and
+        what the backend raises. Closing and cancelling end all asking."""
         signature.check_rows()
         output = signature.output(parameters.output)
         row_shapes = {name: array.shape[1:] for name, array in arrays.items()}
-        players = Players.of(signature, row_shapes, self._config.limits.features)
+        players = self._players(request, signature, row_shapes, parameters)
         background = self._backgrounds.find(signature, row_shapes, parameters.background)
         rows = len(arrays[signature.inputs[0].name])
-        chosen = choose(request, parameters, len(players), rows, len(background), self._config.methods)
+        check_method(request, parameters, len(players), self._config.methods)
         if parameters.classes == ALL and output.width >= 0:
-            self._check_answer(request, rows, len(players), output.width)  # before anybody works for it
+            self._check_size(request, rows, players, output.width)  # before anybody works for it
         table = await self._threads.run(
             rows * len(players), MaskedRows, signature.inputs, players, background.arrays, arrays
         )
@@ -119,68 +126,57 @@ class Explain:
             self._config.backend,
         )
         value = Value(table, background.weights, ask, self._threads)
+        task: Task | None = None
         try:
-            base, predictions = await value.ends()
+            began = self._clock()
+            known = digest(background, for_the_model(request))
+            base, predictions = await value.ends(self._base_values, known, signature.newest)
+            pace = self._paces.first(signature.model, ask.version, self._clock() - began, ask.rows_sent)
             signature = await self._answering(signature, request.model_version, ask.version, call)
-            players = Players.of(signature, row_shapes, self._config.limits.features)
+            players = self._players(request, signature, row_shapes, parameters)
             if parameters.classes == ALL:  # before each column gets a name
-                self._check_answer(request, rows, len(players), ask.width)
+                self._check_size(request, rows, players, ask.width)
             classes, columns = await self._threads.run(
                 NAME_ELEMENTS * ask.width, _picked, request, signature, output, parameters.classes, predictions
             )
-            if columns is not None:
-                ask.columns = columns
-                base, predictions = base[columns], predictions[:, columns]
-            self._check_answer(request, rows, len(players), len(classes))
-            if chosen.method == "exact":
-                estimate = await exact(value, base, predictions, len(players), self._threads)
-            else:
-                estimate = await self._sampled(
-                    chosen, value, base, predictions, len(players), parameters, signature, call
-                )
+            self._check_size(request, rows, players, len(classes))
+            task = Task(value, ask, columns, base, predictions, arrays, background, players, parameters, call, pace)
+            async with aclosing(run(task, self._config, self._graphs, self._threads, self._clock)) as found:
+                async for one in found:
+                    yield Explanation(
+                        estimate=one.estimate,
+                        base=one.base,
+                        predictions=one.predictions,
+                        features=players.names,
+                        classes=classes,
+                        model=signature.model,
+                        version=ask.version,
+                        method=task.method,
+                        seed=parameters.seed,
+                        rows_sent=ask.rows_sent,
+                        link=one.link,
+                        told=one.told,
+                    )
+            self._paces.learn(signature.model, ask.version, task.seconds, task.composites)
         finally:
-            self._observe(request.model_name, chosen.method, ask.asked, ask.rows_sent)
-        return Explanation(
-            estimate=estimate,
-            base=base,
-            predictions=predictions,
-            features=players.names,
-            classes=classes,
-            model=signature.model,
-            version=ask.version,
-            method=chosen.method,
-            seed=parameters.seed,
-            rows_sent=ask.rows_sent,
-        )
+            self._observe(request.model_name, task.method if task else parameters.method, ask.asked, ask.rows_sent)
 
     def close(self) -> None:
         """Let go of the threads."""
         self._threads.close()
 
-    async def _sampled(
+    def _players(
         self,
-        chosen: Chosen,
-        value: Value,
-        base: Floats,
-        predictions: Floats,
-        players: int,
-        parameters: Parameters,
+        request: pb.ModelInferRequest,
         signature: Signature,
-        call: Call,
-    ) -> Estimate:
-        reserve = min(self._config.deadline.reserve, call.deadline.remaining() / 5)
-        plan = Plan(chosen.pairs, parameters.seed, call.deadline.less(reserve), parameters.tolerance)
-        best: Estimate | None = None
-        async for estimate in permutation(value, base, predictions, players, plan, self._threads, self._clock):
-            best = estimate
-        if best is None:
-            rows = len(predictions)
-            raise DeadlineExceeded(
-                f"model {quoted(signature.model)}: the time was not enough for one pair of permutations of {players} features "
-                f"for {rows} row{'s' * (rows != 1)} against {value.rows.backgrounds} background rows; ask with more time or "
-                "fewer rows"
-            )
-        return best
+        row_shapes: Mapping[str, tuple[int, ...]],
+        parameters: Parameters,
+    ) -> Players:
+        features = Players.of(signature, row_shapes, self._config.limits.features)
+        return grouped(features, parameters.groups, signature, partial(wrong, request, "groups"))
+
+    def _check_size(self, request: pb.ModelInferRequest, rows: int, players: Players, classes: int) -> None:
+        check_size(request, rows, len(players), classes, self._config.server.max_message)
 
     async def _answering(self, signature: Signature, asked: str, answered: str, call: Call) -> Signature:
         """The signature of the version that answered: the one that was read, unless a label or a new version made it another."""
@@ -195,15 +191,6 @@ class Explain:
             )
         return other
 
-    def _check_answer(self, request: pb.ModelInferRequest, rows: int, features: int, classes: int) -> None:
-        size, limit = answer_bytes(rows, features, classes), self._config.server.max_message
-        if size > limit:
-            raise ResourceExhausted(
-                f"model {quoted(request.model_name)}: the answer for {rows} rows, {features} features and {classes} classes "
-                f"would have {size >> 20} MiB, the limit is {limit >> 20} MiB; ask for fewer rows or classes",
-                reason="ANSWER_TOO_LARGE",
-            )
-
 
 def _read_singly(request: pb.ModelInferRequest) -> int:
     """At most how many elements of a request become Python objects; raw numbers are viewed as they are."""
@@ -215,13 +202,6 @@ def _picked(
     request: pb.ModelInferRequest, signature: Signature, output: TensorSpec, classes: Classes, predictions: Floats
 ) -> tuple[list[str], NDArray[np.intp] | None]:
     """The names of the classes that are explained, and their columns; None: all."""
-    names = _classes(signature, output, predictions.shape[1])
+    names = class_names(signature, output, predictions.shape[1])
     columns = classes.pick(names, predictions, partial(wrong, request, "classes"))
     return names if columns is None else [names[column] for column in columns], columns
-
-
-def _classes(signature: Signature, output: TensorSpec, width: int) -> list[str]:
-    named = signature.names(CLASSES, width)
-    if named is not None:
-        return named
-    return [output.name] if width == 1 else [f"{output.name}[{index}]" for index in range(width)]

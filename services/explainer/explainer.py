@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
+from functools import partial
 
 from infermesh.call import Call
 from infermesh.errors import NotFound, ResourceExhausted, Unimplemented, quoted
@@ -13,18 +14,23 @@ from infermesh.names import EXPLAINER_SUFFIX, check_model_name, explained_model
 from infermesh.parameters import check_parameters
 from infermesh.protocol import open_inference_pb2 as pb
 from infermesh.service import InferenceService, ModelRepository
-from services.explainer.answer import requested_outputs, response_of
+from services.explainer.answer import Explanation, requested_outputs, response_of
 from services.explainer.backgrounds import Backgrounds
 from services.explainer.config import ExplainerConfig
 from services.explainer.describe import config_message, index_message, metadata_message
+from services.explainer.estimate import Estimate
 from services.explainer.explain import Explain, Observe
+from services.explainer.methods.run import Graphs, no_graphs
 from services.explainer.parameters import Parameters
+from services.explainer.refined import Refined
 from services.explainer.signature import Signature
 from services.explainer.statistics import Statistics
 
 __all__ = ["Explainer"]
 
 QUEUE_PUSHBACK_S = 0.5
+
+Tell = Callable[[Callable[[], pb.ModelInferResponse], Estimate], None]  # the answer so far, made when it is wanted
 
 
 class Explainer(InferenceService, ModelRepository):
@@ -40,6 +46,7 @@ class Explainer(InferenceService, ModelRepository):
         config: ExplainerConfig,
         *,
         observe: Observe = lambda model, method, asked, rows: None,
+        graphs: Graphs = no_graphs,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.backend = backend
@@ -47,33 +54,74 @@ class Explainer(InferenceService, ModelRepository):
         self._repository: ModelRepository = backend if isinstance(backend, ModelRepository) else _NoRepository()
         self._config = config
         self._clock = clock
-        self._explain = Explain(backend, backgrounds, config, observe=observe, clock=clock)
+        self._explain = Explain(backend, backgrounds, config, observe=observe, graphs=graphs, clock=clock)
         self._turns = asyncio.Semaphore(config.limits.concurrent)
         self._waiting = 0
         self._known: set[str] = set()
         self._statistics = Statistics()
 
     async def infer(self, request: pb.ModelInferRequest, call: Call) -> pb.ModelInferResponse:
+        return await self._answer(request, call, _untold)
+
+    async def stream(self, request: pb.ModelInferRequest, call: Call) -> AsyncIterator[pb.ModelInferResponse]:
+        """Better and better answers, the last one that of `infer`.
+
+        The explanation goes on whether or not its answers are read, which one that is waited for would not: what a slow reader
+        has not taken is replaced by what is better.
+        """
+        newest: list[pb.ModelInferResponse] = []
+        came = asyncio.Event()
+        refined = Refined(self._clock)
+
+        def tell(better: Callable[[], pb.ModelInferResponse], estimate: Estimate) -> None:
+            if not estimate.converged and refined.is_worth(estimate):
+                newest[:] = [better()]
+                came.set()
+
+        work = asyncio.create_task(self._answer(request, call, tell))
+        work.add_done_callback(lambda _: came.set())
+        try:
+            while not work.done():
+                await came.wait()
+                came.clear()
+                if newest and not work.done():
+                    yield newest.pop()
+            yield work.result()
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+
+    async def _answer(self, request: pb.ModelInferRequest, call: Call, tell: Tell) -> pb.ModelInferResponse:
         began = self._clock()
         model = _model_of(request.model_name)
         signature = await self._signature(model, request.model_version, call)
+        explanation: Explanation | None = None
         try:
             check_parameters(request)
             arrays = await self._explain.read(request)
             rows = signature.check(request, arrays)
             outputs = requested_outputs(request)
             parameters = Parameters.of(request)
+
+            def answered(now: Explanation) -> pb.ModelInferResponse:
+                return response_of(request, now, outputs, self._clock() - began)
+
             queued = self._clock()
-            async with self._turn(model):
+            async with (
+                self._turn(model),
+                aclosing(self._explain(request, signature, arrays, parameters, call)) as found,
+            ):
                 turn = self._clock()
-                explanation = await self._explain(request, signature, arrays, parameters, call)
+                async for explanation in found:
+                    tell(partial(answered, explanation), explanation.estimate)
+            assert explanation is not None  # or it was raised why
         except BaseException:  # also of a caller who went away
             asked = request.model_version if request.model_version in signature.versions else signature.newest
             self._statistics.failed(model, asked, self._clock() - began)
             raise
         ended = self._clock()
         self._statistics.answered(model, explanation.version, rows, turn - queued, ended - turn, ended - began)
-        return response_of(request, explanation, outputs, ended - began)
+        return answered(explanation)
 
     async def metadata(self, request: pb.ModelMetadataRequest, call: Call) -> pb.ModelMetadataResponse:
         signature = await self._signature(_model_of(request.name), request.version, call)
@@ -103,7 +151,7 @@ class Explainer(InferenceService, ModelRepository):
         model = _model_of(request.name)
         signature = await self._signature(model, request.version, call)
         answer = await self._repository.config(pb.ModelConfigRequest(name=model, version=request.version), call)
-        return pb.ModelConfigResponse(config=config_message(answer.config, signature))
+        return pb.ModelConfigResponse(config=config_message(answer.config, signature, self._config.limits.features))
 
     async def statistics(self, request: pb.ModelStatisticsRequest, call: Call) -> pb.ModelStatisticsResponse:
         """What was explained of each version that the models behind have."""
@@ -150,6 +198,10 @@ class Explainer(InferenceService, ModelRepository):
 
 class _NoRepository(ModelRepository):
     pass
+
+
+def _untold(better: Callable[[], pb.ModelInferResponse], estimate: Estimate) -> None:
+    """Whoever asks for one answer is told the last one alone."""
 
 
 def _model_of(name: str) -> str:

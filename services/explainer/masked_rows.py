@@ -15,7 +15,7 @@ from services.explainer.coalitions import Masks
 from services.explainer.players import Players
 from services.explainer.signature import TensorSpec
 
-__all__ = ["Distinct", "MaskedRows"]
+__all__ = ["Distinct", "Index", "MaskedRows"]
 
 Index = NDArray[np.intp]
 Keys = NDArray[np.uint64]
@@ -53,8 +53,8 @@ class MaskedRows:
         self.row_bytes = sum(_row_bytes(spec, table) for spec, table in zip(inputs, self._tables, strict=True))
         self._keys, self._more_keys = self._keys_of_values()
 
-    def plain(self, rows: slice) -> list[bytes]:
-        """Raw contents of rows as they are, background rows first."""
+    def plain(self, rows: Index) -> list[bytes]:
+        """Raw contents of rows as they are, by their number in the tables."""
         return [_raw(table[rows]) for table in self._tables]
 
     def masked(self, rows: Index, masks: Masks, backgrounds: Index) -> list[bytes]:

@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from infermesh.errors import InvalidRequest, quoted
-from infermesh.parameters import TIMEOUT
+from infermesh.parameters import PRIORITY, TIMEOUT
 from infermesh.protocol import open_inference_pb2 as pb
 from services.explainer.classes import ALL, Classes
+from services.explainer.link import LINKS
 
 __all__ = ["METHODS", "Parameters", "for_the_model", "wrong"]
 
-METHODS = ("auto", "exact", "permutation")
+METHODS = ("auto", "exact", "permutation", "kernel", "linear", "tree")
+PERTURBATIONS = ("interventional", "tree_path_dependent")  # shap's names
 
 # A request's own: they say how to explain, or how this one message travels. The model sees all others.
 _OWN = frozenset(
-    {"method", "max_evals", "tolerance", "seed", "output", "classes", "background", TIMEOUT}
-    | {"sequence_id", "sequence_start", "sequence_end"}
+    {
+        "method",
+        "max_evals",
+        "tolerance",
+        "seed",
+        "output",
+        "classes",
+        "link",
+        "background",
+        "groups",
+        "feature_perturbation",
+    }
+    | {PRIORITY, TIMEOUT, "sequence_id", "sequence_start", "sequence_end"}
 )
-
-# Names that other explainers give a meaning. Passed on to the model they would be lost without a word, and the answer
-# would not be what was asked for.
-_NOT_OFFERED = ("link", "groups")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +42,16 @@ class Parameters:
 
     | key | type | meaning |
     |---|---|---|
-    | `method` | string | `auto` (default), `exact`, `permutation` |
+    | `method` | string | one of `METHODS` |
     | `max_evals` | integer | most coalitions per row whose value is taken; None: as configured |
     | `tolerance` | double | sampling ends when no standard error is larger; None: when the evaluations are done |
-    | `seed` | integer | of the permutations; the same seed gives the same answer |
+    | `seed` | integer | of what is drawn; the same seed gives the same answer |
     | `output` | string | which output of the model; empty: its first floating one |
     | `classes` | integer or string | which columns of the output: see `Classes` |
+    | `link` | string | the scale: `identity` or `logit`; empty: the graph's for `tree` and `linear`, else `identity` |
     | `background` | string | which set of rows; empty: the model's default |
+    | `groups` | string | which features are one player: see `grouped`; empty: as the model declares |
+    | `feature_perturbation` | string | of `tree`: what stands for a feature that is not known |
     """
 
     method: str = "auto"
@@ -47,22 +60,22 @@ class Parameters:
     seed: int = 0
     output: str = ""
     classes: Classes = ALL
+    link: str = ""
     background: str = ""
+    groups: str = ""
+    feature_perturbation: str = "interventional"
 
     @classmethod
     def of(cls, request: pb.ModelInferRequest) -> Parameters:
         """The parameters of a request; raises InvalidRequest for the first that is of the wrong type or out of range."""
         if not request.parameters:
             return _DEFAULT
-        for name in _NOT_OFFERED:
-            if name in request.parameters:
-                raise InvalidRequest(
-                    f"model {quoted(request.model_name)}: parameter {quoted(name)}: not offered yet; leave it out",
-                    reason="PARAMETER_INVALID",
-                )
-        method = _text(request, "method", "auto")
-        if method not in METHODS:
-            raise wrong(request, "method", f"one of {', '.join(METHODS)}")
+        method = _one_of(request, "method", METHODS, "auto")
+        perturbation = _one_of(request, "feature_perturbation", PERTURBATIONS, "interventional")
+        if perturbation != "interventional" and method != "tree":
+            raise wrong(
+                request, "feature_perturbation", f'"interventional" for method "{method}", the other being of "tree"'
+            )
         return cls(
             method,
             _integer(request, "max_evals", low=2),
@@ -70,7 +83,10 @@ class Parameters:
             _integer(request, "seed", low=0) or 0,
             _text(request, "output"),
             Classes.of(_value(request, "classes"), partial(wrong, request, "classes")),
+            _one_of(request, "link", LINKS, ""),
             _text(request, "background"),
+            _text(request, "groups"),
+            perturbation,
         )
 
 
@@ -108,6 +124,13 @@ def _text(request: pb.ModelInferRequest, name: str, default: str = "") -> str:
         return default
     if not isinstance(value, str) or not value:
         raise wrong(request, name, "a text")
+    return value
+
+
+def _one_of(request: pb.ModelInferRequest, name: str, values: Sequence[str], default: str) -> str:
+    value = _text(request, name, default)
+    if name in request.parameters and value not in values:
+        raise wrong(request, name, f"one of {', '.join(values)}")
     return value
 
 

@@ -14,6 +14,7 @@ from infermesh.runtime import Telemetry
 from infermesh.service import Filter, Stack, stack
 from infermesh.telemetry import EndpointMetrics
 from infermesh.transport import RemoteService
+from services.transformer.after.build import after_models
 from services.transformer.backends import Backends
 from services.transformer.check_models import watch_models
 from services.transformer.config import TransformerConfig
@@ -34,6 +35,7 @@ async def build(config: TransformerConfig, telemetry: Telemetry) -> AsyncIterato
     file = config.feature_file()
     metrics = FeatureMetrics(telemetry.metrics, file.views, file.services)
     plans = plans_of(config, metrics)
+    after = after_models(config, telemetry.metrics)
     async with AsyncExitStack() as resources:
         certificates = telemetry.metrics.certificates
         endpoints = EndpointMetrics(telemetry.metrics)
@@ -43,7 +45,9 @@ async def build(config: TransformerConfig, telemetry: Telemetry) -> AsyncIterato
         }
         for remote in remotes.values():
             resources.push_async_callback(remote.close)
-        backends = Backends(remotes, config.routing, plans, same_as=lambda name: str(config.backends[name].target))
+        backends = Backends(
+            remotes, config.routing, plans, same_as=lambda name: str(config.backends[name].target), after=after
+        )
         filters: list[Filter] = [
             *([Traced(telemetry.tracing.span)] if telemetry.tracing.enabled else []),  # its span holds everything below
             Measured(

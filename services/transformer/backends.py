@@ -13,6 +13,7 @@ from infermesh.merge import all_of, any_of, merged_index, merged_statistics
 from infermesh.names import check_model_name, explained_model
 from infermesh.protocol import open_inference_pb2 as pb
 from infermesh.service import InferenceService, ModelRepository
+from services.transformer.after.after_model import AfterModel
 from services.transformer.config import RoutingConfig
 from services.transformer.describe import as_the_client_sees_it
 from services.transformer.plan import JoinPlan
@@ -32,6 +33,8 @@ class Backend(InferenceService, ModelRepository, Protocol):
 class Backends(InferenceService, ModelRepository):
     """Chooses a backend by model and variant. Metadata of a model with a plan says what the client has to send.
 
+    `after` are the steps on the answers of models, by name; all other answers pass as they are, the same object.
+
     Backends under two names may be the same service; `same_as` tells them apart (the address), so that none is asked twice.
     """
 
@@ -41,7 +44,9 @@ class Backends(InferenceService, ModelRepository):
         routing: RoutingConfig,
         plans: Mapping[str, JoinPlan],
         same_as: Callable[[str], object] = lambda name: name,
+        after: Mapping[str, AfterModel] | None = None,
     ) -> None:
+        self.after = after or {}
         self._backends = backends
         self._routing = routing
         self._plans = plans
@@ -53,12 +58,15 @@ class Backends(InferenceService, ModelRepository):
         return model if model in self._known else ""
 
     async def infer(self, request: pb.ModelInferRequest, call: Call) -> pb.ModelInferResponse:
-        response = await self._route(request.model_name, call.variant).infer(request, call)
+        backend, after = self._route(request.model_name, call.variant), self.after.get(request.model_name)
+        response = await (backend.infer(request, call) if after is None else after.infer(backend, request, call))
         self._answered(request.model_name)
         return response
 
     async def stream(self, request: pb.ModelInferRequest, call: Call) -> AsyncIterator[pb.ModelInferResponse]:
-        async with aclosing(self._route(request.model_name, call.variant).stream(request, call)) as answers:  # type: ignore[type-var]
+        backend, after = self._route(request.model_name, call.variant), self.after.get(request.model_name)
+        stream = backend.stream(request, call) if after is None else after.stream(backend, request, call)
+        async with aclosing(stream) as answers:  # type: ignore[type-var]
             async for answer in answers:
                 self._answered(request.model_name)
                 yield answer
@@ -66,7 +74,7 @@ class Backends(InferenceService, ModelRepository):
     async def metadata(self, request: pb.ModelMetadataRequest, call: Call) -> pb.ModelMetadataResponse:
         metadata = await self.model_metadata(request, call)
         plan = self._plans.get(request.name)
-        return metadata if plan is None else as_the_client_sees_it(metadata, plan)
+        return metadata if plan is None else as_the_client_sees_it(metadata, plan, self.after.get(request.name))
 
     async def model_metadata(self, request: pb.ModelMetadataRequest, call: Call) -> pb.ModelMetadataResponse:
         """What the model itself takes."""

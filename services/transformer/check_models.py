@@ -47,7 +47,7 @@ async def check_models(
             if model not in known:
                 _log.debug("model could not be checked", extra={"model": model, "reason": error.message})
             continue
-        faults = faults_of(metadata, plan)
+        faults = faults_of(metadata, plan, backends.after.get(model))
         tell(model, len(faults))
         if faults != known.get(model):
             for fault in faults:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from infermesh.protocol.open_inference_pb2 import ModelMetadataResponse
+from services.transformer.after.after_model import AfterModel
 from services.transformer.plan import JoinPlan
 
 __all__ = ["as_the_client_sees_it", "faults_of"]
@@ -10,10 +11,12 @@ __all__ = ["as_the_client_sees_it", "faults_of"]
 TensorMetadata = ModelMetadataResponse.TensorMetadata
 
 
-def as_the_client_sees_it(metadata: ModelMetadataResponse, plan: JoinPlan) -> ModelMetadataResponse:
+def as_the_client_sees_it(
+    metadata: ModelMetadataResponse, plan: JoinPlan, after: AfterModel | None = None
+) -> ModelMetadataResponse:
     """The model's metadata with the ids first, in the place of what is looked up, then the fields of which columns are made.
 
-    Renamed inputs have the request's names.
+    Renamed inputs have the request's names. The outputs are those after the steps.
     """
     of_the_request = {of_the_model: name for name, of_the_model in plan.renamed.items()}
     inputs = [
@@ -30,11 +33,15 @@ def as_the_client_sees_it(metadata: ModelMetadataResponse, plan: JoinPlan) -> Mo
     del described.inputs[:]
     taken = plan.entities.keys() | plan.fields.keys()
     described.inputs.extend([*ids, *fields, *(tensor for tensor in inputs if tensor.name not in taken)])
+    if after is not None:
+        del described.outputs[:]
+        described.outputs.extend(after.described(metadata))
     return described
 
 
-def faults_of(metadata: ModelMetadataResponse, plan: JoinPlan) -> list[str]:
-    """In what the feature file and the model disagree: inputs that the model does not have, other datatypes, other widths."""
+def faults_of(metadata: ModelMetadataResponse, plan: JoinPlan, after: AfterModel | None = None) -> list[str]:
+    """In what the feature file and the model disagree: inputs that the model does not have, other datatypes, other widths; and
+    outputs that do not fit the steps after it."""
     model = {tensor.name: tensor for tensor in metadata.inputs}
     faults = [
         f'input "{name}": the model has none of this name'
@@ -48,7 +55,7 @@ def faults_of(metadata: ModelMetadataResponse, plan: JoinPlan) -> list[str]:
         passed = model.get(plan.renamed.get(name, ""))
         if passed is not None and passed.datatype != of.datatype:
             faults += _differences(passed, of.datatype, list(passed.shape), f'takes "{name}" as')
-    return faults
+    return faults if after is None else [*faults, *after.faults(metadata)]
 
 
 def _differences(tensor: TensorMetadata, datatype: str, shape: list[int], does: str) -> list[str]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from infermesh.config import OFF, Model
+from services.transformer.after.declared import StepConfig
+from services.transformer.declaring import FUNCTION, NAME, NOT_A_NAME, Sized, refuse, twice
 from services.transformer.transforms.declared import Transform
-from services.transformer.transforms.types import ColumnType, Datatype
+from services.transformer.transforms.types import Datatype
 
 __all__ = [
     "ALL",
@@ -29,15 +30,11 @@ __all__ = [
     "twice",
 ]
 
-NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,127}")  # no dot and no colon: they part names in columns and keys
 ALL = "*"
 REQUEST, HOOK = (
     "request",
     "hook",
 )  # what stands in the place of a view's name before a field, and before what a hook returns
-FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
-NOT_A_NAME = "expected letters, digits, _ and -, beginning with a letter or _"
-MAX_WIDTH = 65_536  # elements of one row of one field
 
 ON = BeforeValidator(lambda value: "on" if value is True else value)  # YAML 1.1 reads a bare `on` as true
 Overrides = Annotated[Literal["off", "on"], OFF, ON] | list[str]
@@ -57,31 +54,6 @@ class Reference(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.of}.{self.name}"
-
-
-class Sized(Model):
-    """A datatype, and how many values stand in each row. A text alone is the datatype."""
-
-    datatype: Datatype
-    """Datatype of each value."""
-    shape: list[int] = Field(default_factory=list, max_length=1)
-    """Left out: one value in a row; [k]: a vector of k."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short(cls, value: Any) -> Any:
-        return {"datatype": value} if isinstance(value, str) else value
-
-    @field_validator("shape")
-    @classmethod
-    def _positive(cls, shape: list[int]) -> list[int]:
-        if any(not 0 < size <= MAX_WIDTH for size in shape):
-            raise ValueError(f"expected sizes from 1 to {MAX_WIDTH}")
-        return shape
-
-    @property
-    def type(self) -> ColumnType:
-        return ColumnType(self.datatype, self.shape[0] if self.shape else 1)
 
 
 class ViewUse(Model):
@@ -195,12 +167,14 @@ class FeatureService(Model):
     """Inputs of the request that become columns; the model gets them themselves only where `inputs` says so."""
     hook: HookConfig | None = None
     """Columns that a function of your own makes."""
-    inputs: dict[str, ModelInput] = Field(min_length=1)
-    """The model's inputs that are looked up or renamed, by their name in the model."""
+    inputs: dict[str, ModelInput] = Field(default_factory=dict)
+    """The model's inputs that are looked up or renamed, by their name in the model; needed unless there are steps `after`."""
     shared: list[str] = Field(default_factory=list)
     """Inputs of the request that do not have a row for each entity, such as a threshold."""
     overrides: Overrides = "off"
     """Who may send features in the place of stored ones, as `infermesh_feature.<name>`: nobody, everybody, or these tenants."""
+    after: list[StepConfig] = Field(default_factory=list, max_length=64)
+    """Steps on the model's answer, done one after the other; explanations pass untouched."""
 
     def references(self) -> Iterator[tuple[str, Reference]]:
         """Everything that is taken from somewhere, and where in the service that is said."""
@@ -210,15 +184,3 @@ class FeatureService(Model):
                     yield f"inputs.{name}", reference
         for text in self.hook.columns if self.hook else ():
             yield "hook.columns", Reference.parse(text)
-
-
-def refuse(faults: list[str]) -> None:
-    """Raise a ValueError with every fault on a line of its own; without any, do nothing."""
-    if faults:
-        raise ValueError("\n  ".join(faults))
-
-
-def twice(names: Iterable[str]) -> list[str]:
-    """The names that stand more than once, sorted."""
-    seen: set[str] = set()
-    return sorted({name for name in names if name in seen or seen.add(name)})  # type: ignore[func-returns-value]

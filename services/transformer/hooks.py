@@ -7,21 +7,30 @@ import inspect
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from infermesh.errors import Internal, InvalidRequest
 from infermesh.tensors import DATATYPES, Array
-from services.transformer.feature_service import HookConfig
+from services.transformer.declaring import Sized
 from services.transformer.transforms.types import ColumnType
 
-__all__ = ["Hook", "HookFault"]
+__all__ = ["TRIED_ROWS", "Hook", "HookDeclared", "HookFault"]
 
 TRIED_ROWS = 2
 LOGGED = 16  # a hook that fails does so in floods
 
 _log = logging.getLogger(__name__)
+
+
+class HookDeclared(Protocol):
+    """Where the function is, and what it returns."""
+
+    @property
+    def function(self) -> str: ...
+    @property
+    def returns(self) -> Mapping[str, Sized]: ...
 
 
 class HookFault(Exception):
@@ -35,17 +44,18 @@ class Hook:
     exactly what `returns` declares; numbers may be of another width, floats may not become integers. `InvalidRequest` that the
     function raises is told to the caller; any other error is INTERNAL, and only the log has its text.
 
-    `takes` are the columns that it gets. Raises HookFault when the function can't be loaded or does not do as it declares for two
-    rows of zeros and empty texts. The function runs on the event loop: it must not wait for anything.
+    `takes` are the columns that it gets; without them it is not tried. Raises HookFault when the function can't be loaded or does
+    not do as it declares for two rows of zeros and empty texts. It runs on the event loop: it must not wait for anything.
     """
 
-    def __init__(self, config: HookConfig, takes: Mapping[str, ColumnType]) -> None:
+    def __init__(self, config: HookDeclared, takes: Mapping[str, ColumnType] | None) -> None:
         self._name = config.function
         self._returns = {name: each.type for name, each in config.returns.items()}
         self._vectors = {name for name, each in config.returns.items() if each.shape}
         self._function = _loaded(config.function)
         self._logged = 0
-        self._try(takes)
+        if takes is not None:
+            self.tried({name: _nothing(of) for name, of in takes.items()})
 
     def __call__(self, columns: Mapping[str, Array], rows: int) -> dict[str, Array]:
         """The columns that it makes of N rows, each (N, k)."""
@@ -59,10 +69,10 @@ class Hook:
                 _log.exception("a feature hook failed", extra={"hook": self._name})
             raise Internal("a feature hook failed", reason="FEATURE_HOOK") from error
 
-    def _try(self, takes: Mapping[str, ColumnType]) -> None:
-        columns = {name: _nothing(of) for name, of in takes.items()}
+    def tried(self, columns: Mapping[str, Array]) -> None:
+        """Call it with these columns of `TRIED_ROWS` rows. Raises HookFault."""
         try:
-            self._checked(self._function(columns), TRIED_ROWS)
+            self._checked(self._function(dict(columns)), TRIED_ROWS)
         except InvalidRequest:
             return  # it looks at values, and these are none
         except HookFault as fault:

@@ -49,7 +49,7 @@ class JoinFeatures(Filter):
 
     async def __call__(self, request: ModelInferRequest, call: Call, then: Infer) -> ModelInferResponse:
         plan = self.plans.get(request.model_name)
-        if plan is None:
+        if plan is None or not (plan.entities or plan.fields):  # the latter has steps after the model alone
             return await then(request, call)
         try:
             entities = plan.read(request, call.caller.tenant)
@@ -62,7 +62,7 @@ class JoinFeatures(Filter):
             found = await self._found(plan, entities, call)
             now_us = micros(self.clock())
             if isinstance(found, StoreUnavailable):
-                joined, served = plan.join_without(request, entities, str(found))
+                joined, served = plan.join_without(request, entities, str(found), found.kept, now_us)
             else:
                 joined, served = plan.join(request, entities, found, now_us)
         except InvalidRequest:
@@ -76,8 +76,10 @@ class JoinFeatures(Filter):
         response = await then(joined, call)
         response.parameters[FEATURES].string_param = served.word
         if entities.wants_statuses:
-            rows = None if isinstance(found, StoreUnavailable) else found
-            add_statuses(request, response, plan.statuses(entities, rows, now_us), plan.feature_names)
+            is_away = isinstance(found, StoreUnavailable)
+            rows = found.kept if isinstance(found, StoreUnavailable) else found
+            statuses = plan.statuses(entities, rows, now_us, kept=is_away)
+            add_statuses(request, response, statuses, plan.feature_names)
         if entities.overrides:
             names = ",".join(f"{alias}.{feature}" for alias, feature in entities.overrides)
             response.parameters[OVERRIDDEN].string_param = names

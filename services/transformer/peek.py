@@ -104,7 +104,8 @@ def described(view: FeatureView, row: bytes | None, now: float) -> Peeked:
         row, note = earlier.upgraded(row), "written under a previous schema, and read as the present one"
     if row is None or (why := layout.why_foreign(row)):
         status = "missing" if row is None else "foreign"
-        in_place = [_in_place(view, at, view.missing, status.upper(), None) for at in range(len(view.features))]
+        policies = [view.missing_of(feature.group) for feature in view.features]
+        in_place = [_in_place(view, at, policy, status.upper(), None) for at, policy in enumerate(policies)]
         return Peeked(status, None, "" if row is None else why, in_place)
     values = layout.unpack(row).values
     features: list[PeekedFeature | None] = [None] * len(values)
@@ -123,11 +124,11 @@ def described(view: FeatureView, row: bytes | None, now: float) -> Peeked:
 
 
 def _described(view: FeatureView, at: int, value: Value, age_s: float | None, *, is_stale: bool) -> PeekedFeature:
-    if is_stale and view.stale != "serve":
-        return _in_place(view, at, view.stale, "STALE", age_s, value)
-    if value is None:
-        return _in_place(view, at, view.missing, "NULL", age_s)
     feature = view.features[at]
+    if is_stale and (policy := view.stale_of(feature.group)) != "serve":
+        return _in_place(view, at, policy, "STALE", age_s, value)
+    if value is None:
+        return _in_place(view, at, view.missing_of(feature.group), "NULL", age_s)
     found = "STALE" if is_stale else "PRESENT"
     text = _text(value, feature.datatype)
     return PeekedFeature(feature.name, feature.datatype, text, found.lower(), found, value, age_s)

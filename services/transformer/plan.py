@@ -126,20 +126,32 @@ class JoinPlan:
         return self._joined(request, entities, rows), worst
 
     def join_without(
-        self, request: ModelInferRequest, entities: Entities, why: str
+        self,
+        request: ModelInferRequest,
+        entities: Entities,
+        why: str,
+        kept: Sequence[bytes | None] | None = None,
+        now_us: int = 0,
     ) -> tuple[ModelInferRequest, Served]:
-        """The model's request while the store does not answer. Raises Unavailable where a view says so."""
-        rows = {use.alias: use.serve_unavailable(entities, why) for use in self.uses}
-        return self._joined(request, entities, rows), Served.REDIS_UNAVAILABLE
+        """The model's request while the store does not answer, from what is `kept`. Raises Unavailable where a view says so."""
+        rows: dict[str, Rows] = {}
+        worst = Served.CACHED
+        for use, part in zip(self.uses, self._parts(kept, entities.rows), strict=True):
+            rows[use.alias], served = use.serve_unavailable(entities, why, part, now_us)
+            worst = max(worst, served)
+        return self._joined(request, entities, rows), worst
 
-    def statuses(self, entities: Entities, found: Sequence[bytes | None] | None, now_us: int) -> Matrix:
-        """(N, features) for what `join` served, or `join_without` where `found` is None."""
-        rows = entities.rows
-        parts = [
-            use.statuses(None if found is None else found[at * rows : (at + 1) * rows], entities, now_us)
-            for at, use in enumerate(self.uses)
-        ]
-        return np.hstack(parts) if parts else np.zeros((rows, 0), np.uint8)
+    def statuses(
+        self, entities: Entities, found: Sequence[bytes | None] | None, now_us: int, *, kept: bool = False
+    ) -> Matrix:
+        """(N, features) for what `join` served, or with `kept` for what `join_without` did, of which `found` may be None."""
+        parts = zip(self.uses, self._parts(found, entities.rows), strict=True)
+        matrices = [use.statuses(part, entities, now_us, kept=kept) for use, part in parts]
+        return np.hstack(matrices) if matrices else np.zeros((entities.rows, 0), np.uint8)
+
+    def _parts(self, found: Sequence[bytes | None] | None, rows: int) -> list[Sequence[bytes | None] | None]:
+        """What was found for each view."""
+        return [None if found is None else found[at * rows : (at + 1) * rows] for at in range(len(self.uses))]
 
     def _joined(self, request: ModelInferRequest, entities: Entities, rows: dict[str, Rows]) -> ModelInferRequest:
         """A copy with the ids replaced by tensors; raw if the request is, else typed, never a mix."""

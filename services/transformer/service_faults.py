@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from services.transformer.after.bind import faults_of_steps
 from services.transformer.feature_service import (
     ALL,
     HOOK,
@@ -28,6 +29,9 @@ __all__ = ["faults_of_service", "type_of", "types_of"]
 
 def faults_of_service(file: FeatureFile, service: FeatureService) -> Iterator[str]:
     """Every fault of one service."""
+    yield from faults_of_steps(service.after)
+    if not service.inputs and not service.after:
+        yield "inputs: expected one or more, or steps after the model"
     unknown = list(_unknown(file, service))
     yield from unknown
     if unknown:
@@ -149,7 +153,7 @@ def _faults_of_input(file: FeatureFile, service: FeatureService, source: ModelIn
 
 def _faults_of_ids(file: FeatureFile, service: FeatureService) -> Iterator[str]:
     uses = file.uses(service)
-    if not uses and not service.request:
+    if service.inputs and not uses and not service.request:
         yield "inputs: nothing is looked up; leave the service out"
     for alias in service.views.keys() - uses.keys():
         yield f"views.{alias}: no input uses it"

@@ -31,6 +31,7 @@ class Status(IntEnum):
     STALE = 3  # the stored value, older than the view allows
     DEFAULTED = 4  # something may be stored, but it is too old, or the store could not be asked
     OVERRIDDEN = 5  # the request brought it
+    CACHED = 6  # the value that was stored when Redis went away
 
     @property
     def word(self) -> str:

@@ -11,7 +11,9 @@ from typing import Any
 
 from infermesh.deadline import Deadline
 from services.transformer.config import RedisConfig
+from services.transformer.found import UNANSWERED
 from services.transformer.metrics import FeatureMetrics
+from services.transformer.redis.cached import CachedClient
 from services.transformer.redis.client import Client, make_client
 from services.transformer.redis.errors import Away, Late, Overloaded, Unanswered, Unfit
 from services.transformer.redis.request import Command
@@ -22,7 +24,14 @@ _log = logging.getLogger(__name__)
 
 
 class StoreUnavailable(Exception):
-    """The rows could not be had in time; the text says why. Policies answer now."""
+    """The rows could not be had in time; the text says why. Policies answer now.
+
+    `kept` has for each key the row that was cached, now or when Redis went away, and UNANSWERED where none was; None: no row was.
+    """
+
+    def __init__(self, why: str, kept: Sequence[bytes] | None = None) -> None:
+        super().__init__(why)
+        self.kept = kept
 
 
 class FeatureStore:
@@ -45,24 +54,33 @@ class FeatureStore:
         self._clock, self._draw = clock, draw
         self._timeout, self._share = config.timeout, config.deadline_share
         self._was_up: bool | None = None
+        self._lookups = metrics.lookups
         self._client = client or make_client(config, failed=self._failed)
+        self._cached = self._client if isinstance(self._client, CachedClient) else None
+        if self._cached is not None:
+            metrics.cache(self._cached.cache)
 
     async def lookup(self, keys: Sequence[bytes], deadline: Deadline) -> list[bytes | None]:
         """What each key holds, None where nothing is there. A key that stands twice is asked for once."""
-        if not keys:
-            return []
-        unique = dict.fromkeys(keys)
-        asked = keys if len(unique) == len(keys) else list(unique)
-        remaining = deadline.remaining() * self._share
-        budget = min(self._timeout, remaining)
-        counts = remaining >= self._timeout
-        self._refuse_late(budget)
+        asked = keys
+        if len(keys) != 1:  # as most requests have it, and then there is nothing to look at
+            if not keys:
+                return []
+            unique = dict.fromkeys(keys)
+            asked = keys if len(unique) == len(keys) else list(unique)
+        timeout = self._timeout
+        left = deadline.remaining() * self._share
+        budget = timeout if left >= timeout else left
+        if budget <= 0:
+            raise self._too_late(keys)
         started = self._clock()
         try:
-            values = await self._client.mget(asked, deadline_s=budget, counts=counts)
+            values = await self._client.mget(asked, deadline_s=budget, counts=left >= timeout)
         except Unanswered as error:
-            raise self._unavailable(error, budget, started) from None
-        self._metrics.looked_up("ok", self._clock() - started)
+            raise self._unavailable(error, budget, started, keys) from None
+        lookups = self._lookups  # as `ended` does it, without the call
+        lookups.results["ok"] += 1
+        lookups.seconds.add(self._clock() - started)
         if asked is keys:
             return values
         by_key = dict(zip(asked, values, strict=True))
@@ -73,15 +91,16 @@ class FeatureStore:
         strings. An error of one command is a RedisReplyError in its place."""
         if not commands:
             return []
-        remaining = deadline.remaining() * self._share
-        budget = min(self._timeout, remaining)
-        self._refuse_late(budget)
+        left = deadline.remaining() * self._share
+        budget = min(self._timeout, left)
+        if budget <= 0:
+            raise self._too_late()
         started = self._clock()
         try:
-            replies = await self._client.ask(*commands, deadline_s=budget, counts=remaining >= self._timeout)
+            replies = await self._client.ask(*commands, deadline_s=budget, counts=left >= self._timeout)
         except Unanswered as error:
             raise self._unavailable(error, budget, started) from None
-        self._metrics.looked_up("ok", self._clock() - started)
+        self._lookups.ended("ok", self._clock() - started)
         return replies
 
     async def watch(self) -> None:
@@ -104,22 +123,30 @@ class FeatureStore:
     async def close(self) -> None:
         await self._client.close()
 
-    def _refuse_late(self, budget: float) -> None:
+    def _too_late(self, keys: Sequence[bytes] = ()) -> StoreUnavailable:
         """Who has no time left would be answered in vain."""
-        if budget <= 0:
-            self._metrics.looked_up("timeout", 0.0)
-            raise StoreUnavailable("no answer within 0 ms")
+        self._lookups.ended("timeout", 0.0)
+        return StoreUnavailable("no answer within 0 ms", self._last_known(keys))
 
-    def _unavailable(self, error: Unanswered, budget: float, started: float) -> StoreUnavailable:
+    def _unavailable(
+        self, error: Unanswered, budget: float, started: float, keys: Sequence[bytes] = ()
+    ) -> StoreUnavailable:
         """What the policies are told, counted."""
+        kept = self._last_known(keys)
         if isinstance(error, Away | Overloaded):
-            self._metrics.looked_up("refused", 0.0)
-            return StoreUnavailable(str(error))
-        self._metrics.looked_up("timeout" if isinstance(error, Late) else "error", self._clock() - started)
+            self._lookups.ended("refused", 0.0)
+            return StoreUnavailable(str(error), kept)
+        self._lookups.ended("timeout" if isinstance(error, Late) else "error", self._clock() - started)
         if isinstance(error, Late):
-            return StoreUnavailable(f"no answer within {budget * 1000:.3g} ms")
+            return StoreUnavailable(f"no answer within {budget * 1000:.3g} ms", kept)
         why = f": {error}" if isinstance(error, Unfit) else ""  # what else it says may hold addresses
-        return StoreUnavailable(f"Redis does not answer as it should{why}")
+        return StoreUnavailable(f"Redis does not answer as it should{why}", kept)
+
+    def _last_known(self, keys: Sequence[bytes]) -> list[bytes] | None:
+        if self._cached is None:
+            return None
+        known = self._cached.last_known(list(dict.fromkeys(keys)))
+        return [known.get(key, UNANSWERED) for key in keys] if known else None
 
     def _failed(self, why: str) -> None:
         if not self._client.is_up:

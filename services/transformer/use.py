@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from services.transformer.columns import Rows
 from services.transformer.entities import Entities
+from services.transformer.found import Served
 from services.transformer.keys import key_prefix
 from services.transformer.layout.stored import Packed, layout_of
-from services.transformer.policy import RowPolicy, Served
+from services.transformer.policy import RowPolicy
 from services.transformer.row import NEVER
 from services.transformer.statuses import Matrix, Status
 from services.transformer.tally import Tally
@@ -39,7 +40,9 @@ class Use:
         """Those that are taken, in the order of the view."""
         self.policy = self._policy(use, used, tally.found)
         entity = {key.name: key.type for key in use.view.entity.parts}
-        self.layout = layout_of(use.view.layout, self.policy.format, prefix=prefix, view=use.name, entity=entity)
+        self.layout = layout_of(
+            use.view.layout, self.policy.format, prefix=prefix, view=use.name, entity=entity, used=used
+        )
         self.is_packed = isinstance(self.layout, Packed)
         self.prefix = key_prefix(prefix, use.name)  # of its keys, if they are those of packed rows
         self._use, self._tally = use, tally
@@ -75,21 +78,32 @@ class Use:
         self._count(self.statuses(found, entities, now_us))
         return rows, served
 
-    def serve_unavailable(self, entities: Entities, why: str) -> Rows:
-        """Defaults for all. Raises Unavailable where the policy says fail."""
-        if entities.overrides and self._without(entities) is None:
-            rows = self.policy.defaults(entities.rows)
-        else:
-            rows, _ = self.policy.serve_unavailable(entities.rows, why)
-        self._count(self.statuses(None, entities, 0))
-        return rows
+    def serve_unavailable(
+        self, entities: Entities, why: str, kept: Sequence[bytes | None] | None = None, now_us: int = 0
+    ) -> tuple[Rows, Served]:
+        """The rows of all entities while the store does not answer: those that are `kept`, else defaults.
 
-    def statuses(self, found: Sequence[bytes | None] | None, entities: Entities, now_us: int) -> Matrix:
-        """(N, features) for what was served; `found` is None when the store did not answer."""
+        Where nothing is known of some, `kept` has UNANSWERED. Raises Unavailable and FailedPrecondition where a policy says fail.
+        """
+        policy = self._without(entities) if entities.overrides else self.policy
+        if policy is None:
+            rows, served = self.policy.defaults(entities.rows), Served.REDIS_UNAVAILABLE
+        elif kept is None:
+            rows, served = policy.serve_unavailable(entities.rows, why)
+        else:
+            rows, served = policy.serve_kept(kept, entities.ids[self.entity], now_us, why)
+            self._observe_age(rows, now_us)
+        self._count(self.statuses(kept, entities, now_us, kept=True))
+        return rows, served
+
+    def statuses(
+        self, found: Sequence[bytes | None] | None, entities: Entities, now_us: int, *, kept: bool = False
+    ) -> Matrix:
+        """(N, features) for what was served; `found` is None when the store did not answer, or what was `kept` then."""
         if found is None:
             matrix = np.full((entities.rows, len(self.features)), Status.DEFAULTED, np.uint8)
         else:
-            matrix = self.policy.statuses(found, now_us)
+            matrix = self.policy.statuses(found, now_us, kept=kept)
         for at, feature in enumerate(self.features):
             if (self.alias, feature) in entities.overrides:
                 matrix[:, at] = Status.OVERRIDDEN

@@ -154,6 +154,10 @@ class SourceGroup(Model):
     """Who answers for it; left out: who answers for the view."""
     max_age: Duration | None = None
     """The age from which on its features are stale; left out: that of the view."""
+    missing: Literal["default", "fail"] | None = None
+    """What answers for its features where there is no row, or a null; left out: as in the view."""
+    stale: Literal["default", "fail", "serve"] | None = None
+    """What answers for its features when they are stale; left out: as in the view."""
 
 
 class FeatureView(Model):
@@ -195,6 +199,14 @@ class FeatureView(Model):
         """The groups that have a maximum age of their own, in seconds."""
         return {name: group.max_age for name, group in self.groups.items() if group.max_age is not None}
 
+    def missing_of(self, group: str) -> str:
+        """The policy for features of a group that are not there."""
+        return (group in self.groups and self.groups[group].missing) or self.missing
+
+    def stale_of(self, group: str) -> str:
+        """The policy for features of a group that are stale."""
+        return (group in self.groups and self.groups[group].stale) or self.stale
+
     @property
     def past(self) -> list[list[Stored]]:
         """The earlier schemas."""
@@ -203,10 +215,10 @@ class FeatureView(Model):
     @model_validator(mode="after")
     def _whole(self) -> FeatureView:
         faults = [f'feature "{name}": stands twice' for name in twice(feature.name for feature in self.features)]
-        policies = [policy for policy in ("missing", "stale", "unavailable") if getattr(self, policy) == "default"]
-        without = [feature.name for feature in self.features if feature.default is None]
-        if policies and without:
-            faults.append(f"{policies[0]}: default: every feature needs a default, none is given for {_some(without)}")
+        faults += self._faults_of_defaults()
+        for name, group in self.groups.items():
+            if group.stale is not None and group.max_age is None and self.max_age is None:
+                faults.append(f"groups.{name}.stale: says nothing without max_age")
         if "stale" in self.model_fields_set and self.max_age is None and not self.max_ages:
             faults.append("stale: says nothing without max_age")
         used = {feature.group for feature in self.features} - {""}
@@ -216,6 +228,24 @@ class FeatureView(Model):
             faults += self._faults_of_rows()
         refuse(faults)
         return self
+
+    def _faults_of_defaults(self) -> list[str]:
+        """Features without a default under a policy that needs one: the view's, or their group's."""
+        wanting: dict[str, list[str]] = {}
+        for feature in self.features:
+            if feature.default is not None:
+                continue
+            group = self.groups.get(feature.group)
+            for policy in ("missing", "stale", "unavailable"):
+                own = getattr(group, policy, None)
+                if (own or getattr(self, policy)) == "default":
+                    at = f"groups.{feature.group}.{policy}" if own else policy
+                    wanting.setdefault(at, []).append(feature.name)
+                    break
+        return [
+            f"{policy}: default: every feature needs a default, none is given for {_some(names)}"
+            for policy, names in wanting.items()
+        ]
 
     def _faults_of_rows(self) -> list[str]:
         stored = RowFormat(self.columns)

@@ -20,7 +20,8 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.sta
 # One case of several rows for each version that callers can ask for.
 CASES = [
     (model, version, next(case for case in golden(model) if case["version"] == version))
-    for model, version in (("iris", "1"), ("iris", "2"), ("breast-cancer", "1"), ("fraud-detector", "1"), ("fraud-detector", "2"))
+    for model, version in (("iris", "1"), ("iris", "2"), ("breast-cancer", "1"), ("fraud-detector", "1"), ("fraud-detector", "2"),
+                           ("credit-score", "1"), ("credit-score", "2"))
 ]  # fmt: skip
 
 
@@ -49,7 +50,7 @@ def test_the_answer_is_scikit_learns_own(mesh: Mesh, model: str, version: str, c
     check(answer, case)
 
 
-@pytest.mark.parametrize("model", ["iris", "breast-cancer", "fraud-detector"])
+@pytest.mark.parametrize("model", ["iris", "breast-cancer", "fraud-detector", "credit-score"])
 def test_words_do_as_well(mesh: Mesh, model: str) -> None:
     """name=value pairs without a version get the right answer of whichever version the route chose."""
     first = golden(model)[1]

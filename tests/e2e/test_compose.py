@@ -111,7 +111,7 @@ def caller(compose: Compose, port: int) -> Iterator[OutsideCaller]:
 # ---- answers
 
 
-@pytest.mark.parametrize("model", ["iris", "breast-cancer", "fraud-detector"])
+@pytest.mark.parametrize("model", ["iris", "breast-cancer", "fraud-detector", "credit-score"])
 def test_answers_are_scikit_learn_s(caller: OutsideCaller, model: str) -> None:
     """Every version that the routes list answers through the gateway as scikit-learn did, features from the store included."""
     for case in _golden(model):

@@ -20,9 +20,11 @@ from infermesh.tensors import read_outputs
 
 NAMES = {
     ("iris", "1"): "previous", ("iris", "2"): "stable", ("breast-cancer", "1"): "stable",
-    ("fraud-detector", "1"): "stable", ("fraud-detector", "2"): "canary",
+    ("fraud-detector", "1"): "stable", ("fraud-detector", "2"): "canary", ("credit-score", "1"): "stable",
+    ("credit-score", "2"): "canary",
 }  # fmt: skip
-CASES = [(model, case) for model in ("iris", "breast-cancer", "fraud-detector") for case in golden(model)]
+MODELS = ("iris", "breast-cancer", "fraud-detector", "credit-score")
+CASES = [(model, case) for model in MODELS for case in golden(model)]
 
 
 @pytest.mark.parametrize("raw", [True, False], ids=["raw", "typed"])

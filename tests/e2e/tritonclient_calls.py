@@ -104,7 +104,7 @@ def inference(client):
 
 @check
 def golden_values(client):
-    for model in ("iris", "breast-cancer", "fraud-detector"):
+    for model in ("iris", "breast-cancer", "fraud-detector", "credit-score"):
         asked = {t.name for t in client.get_model_metadata(model, headers=HEADERS).inputs}
         compared = 0
         for case in json.loads((GOLDEN / f"{model}.json").read_text())["cases"]:

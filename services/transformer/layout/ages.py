@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ class AgedGroup(NamedTuple):
     max_age_us: int
     positions: tuple[int, ...]
     may_be_unwritten: bool  # beside others: what was never written is null, not old
+    policy: str = "fail"  # what answers for it when it is stale
 
     def is_stale(self, row: bytes, now_us: int) -> bool:
         """Whether one row is; it must have the format's length."""
@@ -41,14 +42,21 @@ class AgedGroup(NamedTuple):
 
 
 def aged_groups(
-    layout: RowFormat, used: Collection[int], max_age_s: float | None, max_ages_s: Mapping[str, float]
+    layout: RowFormat,
+    used: Collection[int],
+    max_age_s: float | None,
+    max_ages_s: Mapping[str, float],
+    policy_of: Callable[[str], str],
 ) -> list[AgedGroup]:
-    """The groups whose age matters to who takes the features at `used`. A group without a maximum age has that of the view."""
+    """The groups whose age matters to who takes the features at `used`. A group without a maximum age has that of the view.
+
+    `policy_of` names what answers for a stale group.
+    """
     found = []
     several = len(layout.groups) > 1
     for group in layout.groups:
         positions = tuple(position for position in group.positions if position in used)
         age_s = max_ages_s.get(group.name, max_age_s)
         if age_s is not None and (positions or not several):
-            found.append(AgedGroup(group.event_time, round(age_s * 1e6), positions, several))
+            found.append(AgedGroup(group.event_time, round(age_s * 1e6), positions, several, policy_of(group.name)))
     return found

@@ -6,7 +6,7 @@ does not fit, say) is told row by row, since one bad row must not harm its neigh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +17,9 @@ from services.transformer.row import NEVER, RowFormat, UnreadableRow
 from services.transformer.schema import TEXT, Column, Value
 
 __all__ = ["Codec", "Fields"]
+
+VALUES_AT_ONCE = 5_000  # 1 to 2 ms: for longer the event loop should not be kept from the other requests
+VALUES_ONE_BY_ONE = 1_000  # the same, of rows with texts or vectors
 
 
 class Codec(Protocol):
@@ -40,19 +43,24 @@ class Codec(Protocol):
 
 
 class Fields:
-    """Reads what HMGET answers for each entity: the fields of all features in the order of the view, then the event time's.
+    """Reads what HMGET answers for each entity: the `used` features' fields in the order of the view, then the event time's.
 
-    `event_time` is that field's name; without one, nobody knows how old a row is, and its event time is NEVER.
+    `event_time` is that field's name; without one, nobody knows how old a row is, and its event time is NEVER. Features that
+    are not used are null in the rows; left out: all are.
     """
 
-    def __init__(self, layout: RowFormat, codec: Codec, event_time: str) -> None:
+    def __init__(self, layout: RowFormat, codec: Codec, event_time: str, used: Collection[str] | None = None) -> None:
         self._layout = layout
         self._codec = codec
         self._event_time = event_time
-        self._features = len(layout.schema)
-        self._count = self._features + bool(event_time)
-        plain = len(layout.groups) == 1 and not any(c.shape or c.datatype == TEXT for c in layout.schema)
-        self._runs = _runs(layout) if plain else []
+        schema = layout.schema
+        self.positions = [at for at, column in enumerate(schema) if used is None or column.name in used]
+        """Of the features that are asked for, in the order of their fields."""
+        self._columns = [schema[at] for at in self.positions]
+        self._count = len(self.positions) + bool(event_time)
+        plain = len(layout.groups) == 1 and not any(c.shape or c.datatype == TEXT for c in self._columns)
+        self._runs = _runs(layout, self.positions) if plain else []
+        self.rows_at_once = max(1, (VALUES_AT_ONCE if self._runs else VALUES_ONE_BY_ONE) // self._count)
         self._mark = np.frombuffer(layout.mark, np.uint8)
 
     def decode(self, replies: Sequence[Any]) -> list[bytes | None]:
@@ -78,14 +86,15 @@ class Fields:
         return rows
 
     def _row(self, reply: Sequence[bytes | None]) -> bytes:
-        values: list[Value] = []
         try:
             time_us = self._time_us(reply)
         except ValueError as error:
             return UnreadableRow(f"event time: {error}")
-        for raw, column in zip(reply, self._layout.schema, strict=False):
+        values: list[Value] = [None] * len(self._layout.schema)
+        for raw, at, column in zip(reply, self.positions, self._columns, strict=False):
             try:
-                values.append(None if raw is None or self._codec.is_null(raw) else self._codec.value(raw, column))
+                if raw is not None and not self._codec.is_null(raw):
+                    values[at] = self._codec.value(raw, column)
             except ValueError as error:
                 return UnreadableRow(f"feature {quoted(column.name)}: {error}")
         return self._layout.pack_fitting(values, time_us)
@@ -102,16 +111,19 @@ class Fields:
         """Rows without texts and shapes, all at once; raises where one of them is no row."""
         layout, count = self._layout, len(replies)
         table = np.zeros((count, layout.width), np.uint8)
-        nulls = np.zeros((count, self._features), np.bool_)
+        nulls = np.ones((count, len(layout.schema)), np.bool_)
+        nulls[:, self.positions] = False
         for first, last, stored, datatype in self._runs:
             raws = [raw for reply in replies for raw in reply[first:last]]
             values, null = self._codec.values(raws, datatype)
             dtype = DATATYPES[datatype].dtype
             table[:, stored] = values.astype(dtype, copy=False).reshape(count, -1).view(np.uint8)
             if null is not None:
-                nulls[:, first:last] = null.reshape(count, -1)
+                nulls[:, self.positions[first:last]] = null.reshape(count, -1)
         group = layout.groups[0]
         table[:, : len(self._mark)] = self._mark
+        for position in layout.texts:  # nobody takes them: each is empty, and stands where it would
+            table[:, layout.slices[position]] = np.array([layout.width, 0], "<u4").view(np.uint8)
         times = np.array([self._time_us(reply) for reply in replies], "<i8")
         table[:, group.event_time] = times.reshape(count, 1).view(np.uint8)
         table[:, group.bitmap] = np.packbits(nulls, axis=1, bitorder="little")
@@ -119,15 +131,16 @@ class Fields:
         return [flat[at : at + width] for at in range(0, len(flat), width)]
 
 
-def _runs(layout: RowFormat) -> list[tuple[int, int, slice, str]]:
-    """Neighbours of one datatype: columns from, to; their bytes; the datatype."""
+def _runs(layout: RowFormat, positions: Sequence[int]) -> list[tuple[int, int, slice, str]]:
+    """Neighbours of one datatype: fields from, to; their bytes; the datatype."""
     runs: list[tuple[int, int, slice, str]] = []
-    for position, (column, stored) in enumerate(zip(layout.schema, layout.slices, strict=True)):
-        if runs and runs[-1][3] == column.datatype:
+    for field, position in enumerate(positions):
+        datatype, stored = layout.schema[position].datatype, layout.slices[position]
+        if runs and runs[-1][3] == datatype and runs[-1][2].stop == stored.start:
             first, _, before, _ = runs.pop()
-            runs.append((first, position + 1, slice(before.start, stored.stop), column.datatype))
+            runs.append((first, field + 1, slice(before.start, stored.stop), datatype))
         else:
-            runs.append((position, position + 1, stored, column.datatype))
+            runs.append((field, field + 1, stored, datatype))
     return runs
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from services.transformer.keys import key_prefix
@@ -30,6 +30,11 @@ class Layout(Protocol):
         """What fetches the rows of these entities, ids as they stand in keys; all in one round trip."""
         ...
 
+    @property
+    def rows_at_once(self) -> int:
+        """How many replies should be decoded before the event loop does something else."""
+        ...
+
     def decode(self, replies: Sequence[Any]) -> list[bytes | None]:
         """From the replies, in order, a packed row for each entity: None where there is none.
 
@@ -43,6 +48,7 @@ class Packed:
 
     def __init__(self, prefix: bytes) -> None:
         self._prefix = prefix
+        self.rows_at_once = 2**31  # nothing is to be done
 
     def keys(self, entities: Sequence[bytes]) -> list[bytes]:
         return [self._prefix + entity for entity in entities]
@@ -61,12 +67,13 @@ class Packed:
 
 
 class Hashes:
-    """A hash for each entity, asked for all features' fields and the event time's with one HMGET."""
+    """A hash for each entity, asked for the features' fields and the event time's with one HMGET."""
 
     def __init__(self, keys: Keys, names: Sequence[bytes], fields: Fields) -> None:
         self._keys = keys
         self._names = tuple(names)
         self._fields = fields
+        self.rows_at_once = fields.rows_at_once
 
     def keys(self, entities: Sequence[bytes]) -> list[bytes]:
         return [self._keys.key(entity) for entity in entities]
@@ -95,10 +102,19 @@ class TextKeys:
 
 
 def layout_of(
-    setting: LayoutSetting, layout: RowFormat, *, prefix: str, view: str, entity: Mapping[str, str]
+    setting: LayoutSetting,
+    layout: RowFormat,
+    *,
+    prefix: str,
+    view: str,
+    entity: Mapping[str, str],
+    used: Collection[str] | None = None,
 ) -> Layout:
-    """The layout of a view's rows. `entity` are its ids' names, each with its type, string or int."""
-    names = [column.name for column in layout.schema]
+    """The layout of a view's rows. `entity` are its ids' names, each with its type, string or int.
+
+    `used` are the features that somebody takes; where each has a field of its own, no others are asked for.
+    """
+    names = [column.name for column in layout.schema if used is None or column.name in used]
     match setting:
         case PackedSetting():
             return Packed(key_prefix(prefix, view))
@@ -106,14 +122,14 @@ def layout_of(
             key = setting.key.encode() or key_prefix(prefix, view) + ENTITY.encode()
             fields = [setting.fields.get(name, name).encode() for name in names]
             fields += [setting.event_time.encode()] * bool(setting.event_time)
-            return Hashes(TextKeys(key), fields, Fields(layout, TextCodec(setting.unit), setting.event_time))
+            return Hashes(TextKeys(key), fields, Fields(layout, TextCodec(setting.unit), setting.event_time, used))
         case FeastSetting():
             stored = setting.view or view
             join_keys = setting.join_keys or {n: "INT64" if t == "int" else "STRING" for n, t in entity.items()}
             fields = [feature_field(stored, setting.fields.get(name, name)) for name in names]
             fields.append(time_field(stored))
             time = fields[-1].decode()
-            return Hashes(FeastKeys(setting.project, join_keys), fields, Fields(layout, FeastCodec(), time))
+            return Hashes(FeastKeys(setting.project, join_keys), fields, Fields(layout, FeastCodec(), time, used))
 
 
 def faults_of(setting: LayoutSetting, layout: RowFormat, *, entity: Mapping[str, str], aged: bool) -> list[str]:

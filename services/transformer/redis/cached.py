@@ -7,35 +7,42 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from services.transformer.redis.kept import ENTRY_BYTES, Entries, Kept, entry_bytes
 from services.transformer.redis.request import Command, Request
 from services.transformer.redis.settings import CacheConfig, RedisConfig
 
-__all__ = ["Cache", "CachedClient"]
-
-ENTRY_BYTES = 250  # of an entry beside key and value: two objects' heads, a tuple, a place in a table, a float
-
-_NOTHING: Any = object()
+__all__ = ["ENTRY_BYTES", "Cache", "CachedClient"]
 
 
 class Cache:
-    """Values by key, bounded by bytes; who was not used for longest goes first. Each lives for `max_age` at most."""
+    """Values by key, bounded by bytes; who was not used for longest goes first. Each lives for `max_age` at most.
+
+    What is flushed is kept aside for the time in which Redis does not answer; it is never found by `take`.
+    """
 
     def __init__(self, config: CacheConfig, clock: Callable[[], float] = time.monotonic) -> None:
         self._config = config
         self._clock = clock
-        self._entries: OrderedDict[bytes, tuple[bytes | None, float]] = OrderedDict()
-        self.size_bytes = 0
-        self.hits = 0
-        self.misses = 0
+        self._entries: Entries = OrderedDict()
+        self._kept = Kept(config.keep_when_away, clock)
+        self._own_bytes = 0
+        self.hits = self.negatives = self.misses = self.kept_hits = 0
+        self.invalidations = self.flushes = self.evictions = 0
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory of what is there and of what is kept aside."""
+        return self._own_bytes + self._kept.size_bytes
 
     def take(self, keys: Sequence[bytes], found: dict[bytes, bytes | None]) -> list[bytes]:
         """Put what is known into `found`; the keys that are not known."""
         now = self._clock()
         entries = self._entries
         missing = []
+        negatives = 0
         for key in keys:
             entry = entries.get(key)
             if entry is None:
@@ -44,40 +51,70 @@ class Cache:
                 self._drop(key)
                 missing.append(key)
             else:
-                found[key] = entry[0]
+                value = found[key] = entry[0]
                 entries.move_to_end(key)
-        self.hits += len(keys) - len(missing)
+                if value is None:
+                    negatives += 1
+        self.hits += len(keys) - len(missing) - negatives
+        self.negatives += negatives
         self.misses += len(missing)
         return missing
 
     def put(self, key: bytes, value: bytes | None) -> None:
         """Keep what a key holds."""
         self._drop(key)
+        if self._kept:
+            self._kept.drop(key)
         if value is None and not self._config.negative:
             return
-        size = _size(key, value)
+        size = entry_bytes(key, value)
         if size > self._config.max_bytes:
             return
         self._entries[key] = (value, self._clock() + self._config.max_age)
-        self.size_bytes += size
+        self._own_bytes += size
         while self.size_bytes > self._config.max_bytes:
-            oldest, (held, _) = self._entries.popitem(last=False)
-            self.size_bytes -= _size(oldest, held)
+            if not self._kept.evict():
+                oldest, (held, _) = self._entries.popitem(last=False)
+                self._own_bytes -= entry_bytes(oldest, held)
+            self.evictions += 1
+
+    def last_known(self, key: bytes) -> bytes | None:
+        """For while Redis does not answer: what a key holds, or held when Redis went away; None if that is not known."""
+        entry = self._entries.get(key)
+        value = entry[0] if entry is not None and entry[1] > self._clock() else self._kept.get(key)
+        if value is not None:
+            self.kept_hits += 1
+        return value
+
+    def changed(self, keys: Sequence[bytes]) -> None:
+        """Forget keys that have been written."""
+        self.invalidations += len(keys)
+        for key in keys:
+            self._drop(key)
+            self._kept.drop(key)
+
+    def flush(self) -> None:
+        """Believe nothing any more; keep it aside."""
+        if not self._entries:
+            return
+        self.flushes += 1
+        self._kept.add(self._entries, self._own_bytes)
+        self._entries = OrderedDict()
+        self._own_bytes = 0
+
+    def forget(self) -> None:
+        """Forget everything, and what was kept aside too."""
+        self.flush()
+        self._kept.clear()
+
+    def let_go(self) -> None:
+        """Redis answers again: forget what was kept aside."""
+        self._kept.clear()
 
     def _drop(self, key: bytes) -> None:
         entry = self._entries.pop(key, None)
         if entry is not None:
-            self.size_bytes -= _size(key, entry[0])
-
-    def changed(self, keys: Sequence[bytes]) -> None:
-        """Forget keys that have been written."""
-        for key in keys:
-            self._drop(key)
-
-    def flush(self) -> None:
-        """Forget everything."""
-        self._entries.clear()
-        self.size_bytes = 0
+            self._own_bytes -= entry_bytes(key, entry[0])
 
 
 class CachedClient:
@@ -86,6 +123,8 @@ class CachedClient:
     A value is kept in the order of what comes on its connection: when Redis tells of a change after it, it goes again, however
     late the caller wakes who has asked. Two connections never disagree for the worse: each value came on a connection that is
     told of its change. Whatever ends a connection, or lets a probe go without an answer, empties the cache.
+
+    What was in it then is kept aside for who gets no answer, until a new connection gives the first one, or a probe is answered.
     """
 
     def __init__(
@@ -97,8 +136,14 @@ class CachedClient:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.cache = Cache(config.cache, clock)
+        self._is_renewed = False
         self._client = kind(
-            config, failed=failed, tell=self._landed, tell_lost=self.cache.flush, pushed=self._pushed
+            config,
+            failed=failed,
+            tell=self._landed,
+            tell_lost=self._lost,
+            tell_made=self._made,
+            pushed=self._pushed,
         )  # SingleClient or ClusterClient
 
     @property
@@ -120,8 +165,16 @@ class CachedClient:
             found.update(zip(missing, values, strict=True))
         return [found[key] for key in keys]
 
+    def last_known(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """For who got no answer: those that are known, or were when Redis went away. They may have changed since."""
+        known = ((key, self.cache.last_known(key)) for key in keys)
+        return {key: value for key, value in known if value is not None}
+
     async def probe(self) -> bool:
-        return bool(await self._client.probe())
+        answers = bool(await self._client.probe())
+        if answers:
+            self.cache.let_go()
+        return answers
 
     async def close(self) -> None:
         await self._client.close()
@@ -131,7 +184,11 @@ class CachedClient:
             keys: Sequence[bytes | None] = request.items
         else:
             keys = [item[1] if item[0] == b"GET" else None for item in request.items]
-        for key, value in zip(keys, request.answers(), strict=True):
+        answers = request.answers()
+        if self._is_renewed and any(value is None or type(value) is bytes for value in answers):
+            self._is_renewed = False  # not sooner: a server that loads its data takes connections, and answers nobody
+            self.cache.let_go()
+        for key, value in zip(keys, answers, strict=True):
             if key is not None and (value is None or type(value) is bytes):
                 self.cache.put(key, value)
 
@@ -139,10 +196,13 @@ class CachedClient:
         if push[0] != b"invalidate":
             return
         if push[1] is None:  # all of them: a server that was emptied
-            self.cache.flush()
+            self.cache.forget()
         else:
             self.cache.changed(push[1])
 
+    def _lost(self) -> None:
+        self._is_renewed = False
+        self.cache.flush()
 
-def _size(key: bytes, value: bytes | None) -> int:
-    return len(key) + len(value or b"") + ENTRY_BYTES
+    def _made(self) -> None:
+        self._is_renewed = True

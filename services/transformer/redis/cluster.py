@@ -43,6 +43,7 @@ class ClusterClient:
         failed: Callable[[str], None] = lambda why: None,
         tell: Callable[[Request], None] | None = None,
         tell_lost: Callable[[], None] = lambda: None,
+        tell_made: Callable[[], None] = lambda: None,  # a node that is there says nothing of the others
         pushed: Callable[[list[Any]], None] = lambda push: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

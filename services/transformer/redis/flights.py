@@ -32,6 +32,7 @@ class Flights:
         self._tell = tell
         self._clock = clock
         self._flying: dict[Hashable, tuple[Request, float]] = {}
+        self._then = self._landed
 
     def __len__(self) -> int:
         return len(self._flying)
@@ -40,10 +41,17 @@ class Flights:
         self, node: Node, items: Sequence[Hashable], pack: Pack, budget_s: float, *, counts: bool = True
     ) -> list[Any]:
         """The answers, one for each item. Raises Unanswered."""
-        if self._flying and not self._flying.keys().isdisjoint(items):
+        flying = self._flying
+        if len(items) == 1:  # the usual lookup: no sets for one key
+            if items[0] in flying:
+                return await self._joined(node, items, pack, budget_s, counts=counts)
+        elif not items:
+            return []
+        elif flying and not flying.keys().isdisjoint(items):
             return await self._joined(node, items, pack, budget_s, counts=counts)
         request = self._sent(node, items, pack)
-        return (await node.finish(node.attach(request, budget_s), counts=counts)).answers()
+        await node.answered(request, budget_s, counts=counts)
+        return request.answers()
 
     def start(self, node: Node, items: Sequence[Hashable], pack: Pack, budget_s: float) -> list[Wait]:
         """Begin to wait for requests that together have all items; some are other callers'. Raises Unanswered."""
@@ -62,9 +70,12 @@ class Flights:
 
     def _sent(self, node: Node, items: Sequence[Hashable], pack: Pack) -> Request:
         request = pack(items)
-        request.then = self._landed
+        request.then = self._then
         node.send(request)
-        self._flying.update(dict.fromkeys(items, (request, self._clock())))
+        if len(items) == 1:
+            self._flying[items[0]] = (request, self._clock())
+        else:
+            self._flying.update(dict.fromkeys(items, (request, self._clock())))
         return request
 
     def _landed(self, request: Request) -> None:

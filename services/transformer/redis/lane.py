@@ -26,7 +26,8 @@ class Lane:
 
     What is asked while a connection is being made goes out when it is there; when it can't be made all are told at once, and so
     is who asks within the pause that follows, which doubles each time. A connection that is lost is made anew for what was
-    under way on it and is still wanted. `tell_lost` is told whenever a connection is, and before anything else happens.
+    under way on it and is still wanted. `tell_lost` is told whenever a connection is lost, and before anything else happens;
+    `tell_made` whenever there is one, before anything is asked on it.
     """
 
     def __init__(
@@ -35,12 +36,13 @@ class Lane:
         connect_s: float,
         *,
         tell_lost: Callable[[], None] = lambda: None,
+        tell_made: Callable[[], None] = lambda: None,
         pushed: Callable[[list[Any]], None] = lambda push: None,
         clock: Callable[[], float] = time.monotonic,
         draw: Callable[[], float] = random.random,
     ) -> None:
         self._open, self._connect_s = open_, connect_s
-        self._tell_lost, self._pushed = tell_lost, pushed
+        self._tell_lost, self._tell_made, self._pushed = tell_lost, tell_made, pushed
         self._clock, self._draw = clock, draw
         self.connection: Connection | None = None
         self._pending: list[Request] = []
@@ -124,6 +126,7 @@ class Lane:
         self._making = None
         self._pause_s, self.why = 0.0, ""
         self.connection = connection
+        self._tell_made()
         pending, self._pending, self._pending_weight = self._pending, [], 0
         for request in pending:
             connection.send(request)

@@ -66,6 +66,7 @@ class Node:
         deadlines: Deadlines,
         *,
         tell_lost: Callable[[], None] = lambda: None,
+        tell_made: Callable[[], None] = lambda: None,
         pushed: Callable[[list[Any]], None] = lambda push: None,
         failed: Callable[[str], None] = lambda why: None,
         clock: Callable[[], float] = time.monotonic,
@@ -75,12 +76,21 @@ class Node:
         self._tell_failed = failed
         self._tell_lost = tell_lost
         self.lanes = [
-            Lane(open_, config.connect_timeout, tell_lost=tell_lost, pushed=pushed, clock=clock)
+            Lane(
+                open_,
+                config.connect_timeout,
+                tell_lost=tell_lost,
+                tell_made=tell_made,
+                pushed=pushed,
+                clock=clock,
+            )
             for _ in range(config.connections)
         ]
         self._first = self.lanes[0]
         self.breaker = Breaker(config.failures)
         self._lane_most = config.max_in_flight // config.connections  # the others have no less to do
+        # So few keys fit beside less than SHARED, in whatever bound there is; an id is short enough for MAX_BYTES then.
+        self._small_weight = min(SHARED, self._lane_most - SHARED + 1)
         self._silent_s = max(SILENT_S, SILENT_TIMEOUTS * config.timeout)
 
     @property
@@ -93,7 +103,11 @@ class Node:
             raise Away("Redis is away")
         first = self._first
         connection = first.connection
-        lane = first if connection is not None and connection.load < SHARED else self._least_loaded()
+        is_free = connection is not None and connection.load < SHARED
+        if connection is not None and is_free and request.weight < self._small_weight:
+            connection.send(request)  # as nearly all are: past nothing that could refuse them
+            return
+        lane = first if is_free else self._least_loaded()
         if lane.load and lane.load + request.weight > self._lane_most:
             raise Overloaded("Redis is asked for too much already")
         if len(request.packed) > MAX_BYTES:
@@ -114,6 +128,20 @@ class Node:
         request.waiters.append(waiter)
         return Wait(request, waiter, self._deadlines.add(waiter, budget_s))
 
+    async def answered(self, request: Request, budget_s: float, *, counts: bool = True) -> None:
+        """Wait for a request of one's own, from now on and with nothing else to do meanwhile: `attach` and `finish` in one."""
+        waiter = asyncio.get_running_loop().create_future()
+        request.waiters.append(waiter)
+        moment = self._deadlines.add(waiter, budget_s)
+        try:
+            await waiter
+        except Unanswered as error:
+            self._unanswered(error, request, counts=counts)
+            raise
+        finally:
+            moment.discard(waiter)
+        self._check(request)
+
     async def finish(self, wait: Wait, *, counts: bool = True) -> Request:
         """Wait for the end of a request. Raises Unanswered; `counts`: no answer in time speaks against the server."""
         request = wait.request
@@ -122,26 +150,13 @@ class Node:
                 await wait.waiter
             elif request.error is not None:
                 raise request.error
-        except Late as late:
-            for lane in self.lanes:
-                if not late.stalled:
-                    lane.hang_up_if_silent(self._silent_s)
-            if counts and not late.stalled and request.weight <= KEYS_PER_COMMAND and not self._is_busy(request):
-                self._failed("no answer in time")
-            raise
         except Unanswered as error:
-            self._failed(str(error))
+            self._unanswered(error, request, counts=counts)
             raise
         finally:
             if wait.moment is not None:
                 wait.moment.discard(wait.waiter)
-        for reply in request.replies:
-            if type(reply) is RedisReplyError and (request.is_mget or reply.code in UNFIT):
-                why = explained(reply)
-                if reply.code in UNFIT:
-                    self._failed(why)
-                raise Unfit(why)
-        self.breaker.succeeded()
+        self._check(request)
         return request
 
     async def probe(self, timeout_s: float) -> bool:
@@ -168,6 +183,28 @@ class Node:
     async def close(self) -> None:
         for lane in self.lanes:
             await lane.close()
+
+    def _check(self, request: Request) -> None:
+        """What is said of the server by replies that are there. Raises Unfit."""
+        for reply in request.replies:
+            if type(reply) is RedisReplyError and (request.is_mget or reply.code in UNFIT):
+                why = explained(reply)
+                if reply.code in UNFIT:
+                    self._failed(why)
+                raise Unfit(why)
+        self.breaker.succeeded()
+
+    def _unanswered(self, error: Unanswered, request: Request, *, counts: bool) -> None:
+        """What is said of it by replies that are not."""
+        if not isinstance(error, Late):
+            self._failed(str(error))
+            return
+        if error.stalled:
+            return
+        for lane in self.lanes:
+            lane.hang_up_if_silent(self._silent_s)
+        if counts and request.weight <= KEYS_PER_COMMAND and not self._is_busy(request):
+            self._failed("no answer in time")
 
     def _least_loaded(self) -> Lane:
         made = [lane for lane in self.lanes if lane.connection is not None]

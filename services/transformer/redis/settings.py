@@ -20,6 +20,8 @@ class CacheConfig(Model):
     """Memory for keys and rows, such as `64MiB`; `0B` keeps nothing. Needs Redis 6 or newer, or Valkey."""
     max_age: Duration = "60s"  # type: ignore[assignment]
     """How long a row is kept at most, though Redis says nothing."""
+    keep_when_away: Duration = "5m"  # type: ignore[assignment]
+    """How long rows that were cached when Redis went away may stand in for it, flagged as such; `0s`: defaults do at once."""
     negative: bool = True
     """Whether it is kept in mind too that a key holds nothing."""
     tracking: Literal["read", "broadcast"] = "read"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from services.transformer.redis.connection import Connection
@@ -28,6 +28,7 @@ class SingleClient:
         failed: Callable[[str], None] = lambda why: None,
         tell: Callable[[Request], None] | None = None,
         tell_lost: Callable[[], None] = lambda: None,
+        tell_made: Callable[[], None] = lambda: None,
         pushed: Callable[[list[Any]], None] = lambda push: None,
     ) -> None:
         self._config = config
@@ -36,7 +37,13 @@ class SingleClient:
         self._deadlines = Deadlines()
         self._flights = Flights(config.timeout / 2, tell=tell)
         self._node = Node(
-            config, self._open, self._deadlines, tell_lost=tell_lost, pushed=pushed, failed=failed
+            config,
+            self._open,
+            self._deadlines,
+            tell_lost=tell_lost,
+            tell_made=tell_made,
+            pushed=pushed,
+            failed=failed,
         )  # its breaker is the store's
 
     @property
@@ -54,10 +61,11 @@ class SingleClient:
         found = dict(zip(unique, replies, strict=True))
         return [found[each] for each in asked]
 
-    async def mget(self, keys: Sequence[bytes], *, deadline_s: float, counts: bool = True) -> list[bytes | None]:
-        if not keys:
-            return []
-        return await self._flights.read(self._node, keys, mget, deadline_s, counts=counts)
+    def mget(
+        self, keys: Sequence[bytes], *, deadline_s: float, counts: bool = True
+    ) -> Coroutine[Any, Any, list[bytes | None]]:
+        """Not a coroutine function but what makes one: each that stands between costs 0.2 µs in every lookup."""
+        return self._flights.read(self._node, keys, mget, deadline_s, counts=counts)
 
     async def probe(self) -> bool:
         return await self._node.probe(self._config.timeout)

@@ -10,7 +10,7 @@ from infermesh.cli.golden import Golden
 from infermesh.protocol.open_inference_pb2 import ModelInferResponse
 from infermesh.tensors import add_outputs, read_inputs
 
-MODELS = {"iris": {"1", "2"}, "breast-cancer": {"1"}, "fraud-detector": {"1", "2", "3"}}
+MODELS = {"iris": {"1", "2"}, "breast-cancer": {"1"}, "fraud-detector": {"1", "2", "3"}, "credit-score": {"1", "2"}}
 
 
 def answered(version: str, probabilities: object) -> ModelInferResponse:

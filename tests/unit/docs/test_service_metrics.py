@@ -64,9 +64,11 @@ async def test_the_page_has_what_an_explainer_in_use_tells(tmp_path: Path, serve
 async def test_the_page_has_what_a_transformer_in_use_tells(
     tmp_path: Path, server: dict[str, int], redis_url: str
 ) -> None:
-    """After a request that features were joined to."""
+    """After a request that features were joined to, and whose answer a decision was made of."""
     view = {"entity": {"name": "card_id"}, "missing": "default", "features": [{"name": "spent", "default": 1.0}]}
-    features = {"views": {"card": view}, "services": {"model": {"inputs": {"x": {"columns": ["card.*"]}}}}}
+    decide = {"threshold": {"of": "y", "at": [0.5], "decisions": ["low", "high"]}}
+    service = {"inputs": {"x": {"columns": ["card.*"]}}, "after": [decide]}
+    features = {"views": {"card": view}, "services": {"model": service}}
     (tmp_path / "features.yaml").write_text(yaml.safe_dump(features))
     model = FunctionModel(lambda given: {"y": given["x"].sum(axis=1, keepdims=True)})
     async with backend(model) as place:
@@ -74,7 +76,7 @@ async def test_the_page_has_what_a_transformer_in_use_tells(
         settings = {
             "server": server,
             "features": "features.yaml",
-            "redis": {"url": redis_url},
+            "redis": {"url": redis_url, "cache": {"max_bytes": "1MiB"}},
             "backends": {"predictor": {"target": target}},
             "routing": {"models": "predictor", "explanations": ""},
         }

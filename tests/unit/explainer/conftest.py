@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -144,14 +145,19 @@ def lab(tmp_path: Path) -> Iterator[SimpleNamespace]:
     `explain(model, background, rows, config={}, **parameters)` is one explanation."""
     made: list[Explainer] = []
 
-    def explainer(model: InferenceService, background: Arrays | None = None, **config: Any) -> Explainer:
+    def explainer(
+        model: InferenceService,
+        background: Arrays | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        **config: Any,
+    ) -> Explainer:
         root = tmp_path / "backgrounds"
         root.mkdir(exist_ok=True)
         if background is not None:
             (root / "model.json").write_text(oip_json(background))
         config["backgrounds"] = {"root": root, **config.get("backgrounds", {})}
         settings = ExplainerConfig.model_validate(config)
-        made.append(Explainer(model, Backgrounds(settings.backgrounds), settings))
+        made.append(Explainer(model, Backgrounds(settings.backgrounds), settings, clock=clock))
         return made[-1]
 
     async def explain(

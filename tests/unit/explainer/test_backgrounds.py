@@ -17,6 +17,7 @@ from services.explainer.backgrounds import Backgrounds
 from services.explainer.config import BackgroundsConfig
 
 SAMPLES = Path(__file__).parents[3] / "samples" / "backgrounds"
+ROWS = {"iris": 64, "breast-cancer": 64, "fraud-detector": 100, "credit-score": 100}
 
 
 def written(folder: Path, content: object, name: str = "m.json") -> Path:
@@ -30,14 +31,15 @@ def tensor(name: str = "x", datatype: str = "FP32", shape: object = (2, 2), data
     return {"name": name, "datatype": datatype, "shape": shape, "data": data}
 
 
-@pytest.mark.parametrize("model", ["iris", "breast-cancer", "fraud-detector"])
+@pytest.mark.parametrize("model", ROWS)
 def test_the_samples_are_read(model: str) -> None:
-    """64 rows of equal weight, texts as bytes."""
+    """Rows of equal weight, texts as bytes."""
     background = read_background(SAMPLES / f"{model}.json", "default")
 
-    assert len(background) == 64
-    assert background.weights == pytest.approx(np.full(64, 1 / 64))
-    assert all(len(array) == 64 for array in background.arrays.values())
+    rows = ROWS[model]
+    assert len(background) == rows
+    assert background.weights == pytest.approx(np.full(rows, 1 / rows))
+    assert all(len(array) == rows for array in background.arrays.values())
     if model == "fraud-detector":
         assert isinstance(background.arrays["merchant_category"][0, 0], bytes)
 

@@ -30,7 +30,7 @@ def test_every_parameter_and_method_is_described() -> None:
 
 def test_every_setting_that_is_named_exists() -> None:
     """`part.setting` as in the configuration file."""
-    named = set(re.findall(r"`(backgrounds|methods|asking|limits|deadline|retry|server)\.(\w+)", PAGE))
+    named = set(re.findall(r"`(backgrounds|methods|models|asking|limits|deadline|retry|server)\.(\w+)", PAGE))
 
     assert named
     for part, setting in named:

@@ -27,13 +27,24 @@ def test_nothing_said_is_auto_with_seed_zero(lab: SimpleNamespace) -> None:
 def test_all_of_them_are_read(lab: SimpleNamespace) -> None:
     """Each from its type; integers may be unsigned, and a tolerance an integer."""
     request = lab.request_of(
-        ROWS, method="permutation", max_evals=50, tolerance=0.5, output="y", classes="top:2", background="zeros"
+        ROWS,
+        method="tree",
+        max_evals=50,
+        tolerance=0.5,
+        output="y",
+        classes="top:2",
+        link="logit",
+        background="zeros",
+        groups="inputs",
+        feature_perturbation="tree_path_dependent",
     )
     request.parameters["seed"].uint64_param = 2**64 - 1
 
     read = Parameters.of(request)
 
-    assert read == Parameters("permutation", 50, 0.5, 2**64 - 1, "y", Classes(top=2), "zeros")
+    assert read == Parameters(
+        "tree", 50, 0.5, 2**64 - 1, "y", Classes(top=2), "logit", "zeros", "inputs", "tree_path_dependent"
+    )
     request.parameters["tolerance"].int64_param = 2
     assert Parameters.of(request).tolerance == 2.0
 
@@ -41,7 +52,7 @@ def test_all_of_them_are_read(lab: SimpleNamespace) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("method", "kernal", 'expected one of auto, exact, permutation, got "kernal"'),
+        ("method", "kernal", 'expected one of auto, exact, permutation, kernel, linear, tree, got "kernal"'),
         ("method", 3, "expected a text, got 3"),
         ("method", "", 'expected a text, got ""'),
         ("max_evals", 1, "expected an integer of 2 or more, got 1"),
@@ -61,8 +72,22 @@ def test_all_of_them_are_read(lab: SimpleNamespace) -> None:
         ("classes", -1, 'or "top:2", got -1'),
         ("classes", 1.0, 'or "top:2", got 1.0'),
         ("background", False, "expected a text, got False"),
-        ("link", "logit", "not offered yet"),
-        ("groups", "[[0, 1]]", "not offered yet"),
+        ("link", "probit", 'expected one of identity, logit, got "probit"'),
+        ("link", "", 'expected a text, got ""'),
+        ("groups", "cards", '{"card": ["card_age_days", "credit_limit"]} or [[0, 1], [4, 5]], got "cards"'),
+        ("groups", "[" * 5000, "or [[0, 1], [4, 5]], got"),
+        ("groups", '{"": [0]}', "or [[0, 1], [4, 5]], got"),
+        ("groups", '{"a": "x"}', "or [[0, 1], [4, 5]], got"),
+        ("groups", '[["x[9]"]]', "expected features out of x[0], x[1], x[2], got"),
+        ("groups", "[[3]]", "expected features out of x[0], x[1], x[2], got"),
+        ("groups", "[[true]]", "expected features out of"),
+        ("groups", "[[]]", "expected groups of one feature or more"),
+        ("groups", "[[0, 1], [1, 2]]", "expected every feature in at most one group, x[1] once"),
+        ("groups", "[[0, 0]]", "expected every feature in at most one group, x[0] once"),
+        ("groups", "[[0], [0]]", "expected every feature in at most one group"),
+        ("groups", '{"x[2]": [0, 1]}', "expected names of groups that no feature outside of them has"),
+        ("feature_perturbation", "correlated", "expected one of interventional, tree_path_dependent"),
+        ("feature_perturbation", "tree_path_dependent", 'expected "interventional" for method "auto"'),
     ],
 )
 async def test_a_bad_value_is_refused_before_the_model_is_asked(
@@ -102,18 +127,26 @@ def wide(lab: SimpleNamespace, columns: int):
     [
         (4, 1, {}, "exact", 16),
         (12, 1, {}, "exact", 4096),
-        (13, 1, {}, "permutation", 2 + 32 * 24),
+        (13, 1, {}, "kernel", None),
+        (13, 1, {"max_evals": 53}, "permutation", 50),
+        (300, 1, {"max_evals": 2000}, "permutation", 2 + 3 * 598),
         (4, 1, {"method": "permutation"}, "permutation", 2 + 32 * 6),
         (4, 1, {"max_evals": 16}, "exact", 16),
         (4, 1, {"max_evals": 15}, "permutation", 14),
+        (5, 1, {"max_evals": 22}, "kernel", 20),
+        (4, 1, {"method": "kernel"}, "kernel", 16),
+        (13, 1, {"method": "kernel", "max_evals": 54}, "kernel", 54),
+        (1, 1, {"method": "kernel"}, "kernel", 2),
+        (2, 1, {"method": "kernel"}, "kernel", 4),
+        (3, 1, {"method": "kernel", "max_evals": 8}, "kernel", 8),
         (4, 1, {"method": "permutation", "max_evals": 8}, "permutation", 8),
         (10, 40, {"method": "exact"}, "exact", 1024),
-        (10, 40, {}, "permutation", 2 + 32 * 18),
+        (10, 40, {}, "kernel", None),
         (1, 1, {"method": "permutation"}, "permutation", 2),
     ],
 )
 async def test_auto_is_exact_while_that_is_affordable(
-    lab: SimpleNamespace, columns: int, rows: int, asked: dict, method: str, evaluations: int
+    lab: SimpleNamespace, columns: int, rows: int, asked: dict, method: str, evaluations: int | None
 ) -> None:
     """By the number of features, by `max_evals`, and by the rows that would have to be asked about."""
     answer = await lab.explain(
@@ -125,7 +158,10 @@ async def test_auto_is_exact_while_that_is_affordable(
     )
 
     assert answer.parameters["infermesh_method"] == method
-    assert answer.parameters["infermesh_evaluations"] == evaluations
+    if evaluations is None:  # as many as of permutations, less those that were drawn again
+        assert (2 + 64 * (columns - 1)) * 0.7 < answer.parameters["infermesh_evaluations"] <= 2 + 64 * (columns - 1)
+    else:
+        assert answer.parameters["infermesh_evaluations"] == evaluations
     assert answer.parameters["infermesh_converged"] is True
     assert answer.attributions == pytest.approx(1.0)
 
@@ -136,7 +172,7 @@ async def test_auto_is_exact_while_that_is_affordable(
         (
             13,
             {"method": "exact"},
-            '"method": expected "permutation" for 13 features, "exact" being for at most 12, got "exact"',
+            '"method": expected "kernel" or "permutation" for 13 features, "exact" being for at most 12, got "exact"',
         ),
         (
             4,
@@ -148,6 +184,7 @@ async def test_auto_is_exact_while_that_is_affordable(
             {"max_evals": 59},
             '"max_evals": expected at least 60, for one pair of permutations of 30 features, got 59',
         ),
+        (30, {"method": "kernel", "max_evals": 121}, 'at least 122, for method "kernel" and 30 features, got 121'),
         (4, {"max_evals": 100_001}, '"max_evals": expected at most 100000, got 100001'),
     ],
 )

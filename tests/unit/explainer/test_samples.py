@@ -155,7 +155,7 @@ async def test_a_payment_with_strings_is_explained_by_its_twelve_features(
     assert exact.output_names.tolist() == [b"genuine", b"fraud"]
     assert exact.predictions == pytest.approx(runs("fraud-detector", "2")(rows), abs=1e-6)
     assert exact.parameters["infermesh_method"] == "exact"
-    assert exact.parameters["infermesh_rows_sent"] < 4096 * 64
+    assert exact.parameters["infermesh_rows_sent"] < 4096 * 100
     for answer in (exact, sampled):
         assert answer.additivity_error.max() <= 1e-9
     assert (np.abs(sampled.attributions - exact.attributions) <= 5 * sampled.std_error + 1e-9).all()
@@ -164,7 +164,7 @@ async def test_a_payment_with_strings_is_explained_by_its_twelve_features(
         {"service": "explainer", "model": "fraud-detector-explainer", "method": "exact"},
     )
     assert sent is not None
-    assert sent <= 2 + 4096 * 64 / 4096
+    assert sent <= 2 + 4096 * 100 / 4096
 
 
 async def test_thirty_measurements_are_sampled(lab: SimpleNamespace, mesh: SimpleNamespace) -> None:
@@ -261,5 +261,5 @@ async def test_the_stack_counts_explanations_by_model_and_code(lab: SimpleNamesp
     assert count("iris-explainer", "1", "OK") == 1
     assert count("", "", "NOT_FOUND") == 1
     assert repr(mesh.service).startswith(
-        "Measured → WithinDeadline(30 s) → Explainer(Retry(3 attempts) → RemoteService(predictor), 3 backgrounds)"
+        "Measured → WithinDeadline(30 s) → Explainer(Retry(3 attempts) → RemoteService(predictor), 4 backgrounds)"
     )

@@ -11,16 +11,23 @@ import onnx
 import onnxruntime
 import pytest
 
+from samples.make.customers import DIRECTIONS
+
 SAMPLES = Path(__file__).parents[3] / "samples"
-MODELS = ["breast-cancer", "fraud-detector", "iris"]
+MODELS = ["breast-cancer", "credit-score", "fraud-detector", "iris"]
+BACKGROUND_ROWS = {"breast-cancer": 64, "credit-score": 100, "fraud-detector": 100, "iris": 64}
 VERSIONS = [
     pytest.param(path.parent.name, path.name, id=f"{path.parent.name}-{path.name}")
     for path in sorted(SAMPLES.glob("models/*/*/"))
 ]
 MONTHS = ("held_out", "held_out_later")
 NUMPY = {"FP32": np.float32, "INT64": np.int64, "BYTES": object}
-# Entity input → its feature table, and the model's input that the looked-up row becomes.
-LOOKUPS = {"patient_id": ("patients.csv", "measurements"), "card_id": ("cards.csv", "card_features")}
+# Entity input → its feature table, and the model's inputs that the looked-up row becomes: the texts at its end one each.
+LOOKUPS = {
+    "patient_id": ("patients.csv", ["measurements"]),
+    "card_id": ("cards.csv", ["card_features"]),
+    "customer_id": ("customers.csv", ["customer_features", "housing", "region"]),
+}
 
 
 @cache
@@ -53,8 +60,11 @@ def looked_up(request: list[dict[str, Any]]) -> dict[str, np.ndarray[Any, Any]]:
     inputs = {}
     for tensor in request:
         if tensor["name"] in LOOKUPS:
-            file, name = LOOKUPS[tensor["name"]]
-            inputs[name] = np.array([features(file)[entity] for entity in tensor["data"]], np.float32)
+            file, (numbers, *texts) = LOOKUPS[tensor["name"]]
+            rows = [features(file)[entity] for entity in tensor["data"]]
+            inputs[numbers] = np.array([row[: len(row) - len(texts)] for row in rows], np.float32)
+            for position, name in enumerate(texts):
+                inputs[name] = np.array([[row[position - len(texts)]] for row in rows], object)
         else:
             inputs[tensor["name"]] = array(tensor)
     return inputs
@@ -137,10 +147,12 @@ def test_metadata_names_every_column_and_class(model: str, version: str) -> None
     assert all(len(names) == len(set(names)) for names in columns.values())
     assert len(set(classes)) == runner.get_outputs()[1].shape[1]
     assert metadata["infermesh.description"].endswith(".")
+    templates = {"infermesh.reasons"} if model in ("credit-score", "fraud-detector") else set()
     assert metadata.keys() == {
         "infermesh.description",
         "infermesh.classes",
         *(f"infermesh.columns.{n}" for n in columns),
+        *templates,
     }
 
 
@@ -154,7 +166,7 @@ def test_the_first_dimension_is_free(model: str, version: str) -> None:
     alone = answer(model, version, {name: values[5:6] for name, values in inputs.items()})["probabilities"]
 
     assert {entry.shape[0] for entry in [*runner.get_inputs(), *runner.get_outputs()]} == {"rows"}
-    assert len(together) == 64
+    assert len(together) == BACKGROUND_ROWS[model]
     np.testing.assert_allclose(together[5:6], alone, rtol=0, atol=1e-6)
 
 
@@ -173,18 +185,21 @@ def test_old_runtimes_can_load_the_models(model: str, version: str) -> None:
 @pytest.mark.parametrize(("file", "entities", "model"), [
     ("patients.csv", 569, "breast-cancer"),
     ("cards.csv", 500, "fraud-detector"),
+    ("customers.csv", 500, "credit-score"),
 ])  # fmt: skip
 def test_feature_tables_are_in_the_models_order(file: str, entities: int, model: str) -> None:
-    """A feature table has the model's columns in its order, one row per entity, and numbers that FP32 holds exactly."""
-    (entity, (_, name)), = [item for item in LOOKUPS.items() if item[1][0] == file]  # fmt: skip
+    """A feature table has the model's columns in its order, texts last, one row per entity; FP32 holds its numbers exactly."""
+    (entity, (_, (name, *texts))), = [item for item in LOOKUPS.items() if item[1][0] == file]  # fmt: skip
     with (SAMPLES / "features" / file).open(newline="", encoding="utf-8") as table:
         header, *rows = csv.reader(table)
     metadata = session(model, "1").get_modelmeta().custom_metadata_map
 
-    assert header == [entity, *json.loads(metadata[f"infermesh.columns.{name}"])]
+    assert header == [entity, *json.loads(metadata[f"infermesh.columns.{name}"]), *texts]
     assert len(rows) == len({row[0] for row in rows}) == entities
-    for row in rows:
-        assert [float(str(np.float32(value))) for value in row[1:]] == [float(value) for value in row[1:]]
+    for _, *values in rows:
+        numbers = values[: len(values) - len(texts)]
+        assert [float(str(np.float32(number))) for number in numbers] == [float(number) for number in numbers]
+        assert all(values[len(numbers) :])
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -233,6 +248,83 @@ def test_newer_fraud_models_are_better_where_they_should_be() -> None:
     assert auc["3"][0] < auc["2"][0] - 0.05
     assert auc["3"][1] > auc["2"][1] + 0.05
     assert all(0.01 < metrics[version][month]["fraud_rate"] < 0.04 for version in metrics for month in MONTHS)
+
+
+def test_reasons_are_there_for_every_feature() -> None:
+    """The templates of reasons name each feature of the model once, in both directions, and no other place for a value."""
+    for model in ("credit-score", "fraud-detector"):
+        for path in (SAMPLES / "models" / model).glob("*/"):
+            runner = session(model, path.name)
+            metadata = runner.get_modelmeta().custom_metadata_map
+            features = [
+                feature
+                for entry in runner.get_inputs()
+                for feature in json.loads(metadata.get(f"infermesh.columns.{entry.name}", f'["{entry.name}"]'))
+            ]
+
+            reasons = json.loads(metadata["infermesh.reasons"])
+
+            assert sorted(reasons) == sorted(features)
+            for texts in reasons.values():
+                assert texts.keys() == {"up", "down"}
+                assert all("{" not in text.replace("{value}", "") and text == text.strip() for text in texts.values())
+
+
+def test_trees_know_how_many_training_rows_came_through_each_node() -> None:
+    """The covers of a node's children add up to its own, and that of each root is all rows; boosted trees see every row."""
+    for model, version, rows in (
+        ("credit-score", "2", 30_000),
+        ("fraud-detector", "2", 40_000),
+        ("fraud-detector", "3", 40_000),
+    ):
+        proto = onnx.load(SAMPLES / "models" / model / version / "model.onnx")
+        (trees,) = [node for node in proto.graph.node if node.op_type == "TreeEnsembleClassifier"]
+        of = {each.name: onnx.helper.get_attribute_value(each) for each in trees.attribute}
+        places = {place: at for at, place in enumerate(zip(of["nodes_treeids"], of["nodes_nodeids"], strict=True))}
+
+        for (tree, node), at in places.items():
+            if node == 0:
+                assert of["nodes_hitrates"][at] == rows
+            if of["nodes_modes"][at] != b"LEAF":
+                yes, no = (places[tree, of[f"nodes_{way}nodeids"][at]] for way in ("true", "false"))
+                assert of["nodes_hitrates"][yes] + of["nodes_hitrates"][no] == of["nodes_hitrates"][at]
+
+
+def test_credit_scores_move_as_one_would_say() -> None:
+    """Over the background, every number that has a direction moves the mean probability of a default in it, in both versions."""
+    background = {tensor["name"]: array(tensor) for tensor in read("backgrounds", "credit-score")["inputs"]}
+    columns = json.loads(
+        session("credit-score", "1").get_modelmeta().custom_metadata_map["infermesh.columns.customer_features"]
+    )
+
+    for version in "12":
+        for feature, direction in DIRECTIONS.items():
+            name, at = ("customer_features", columns.index(feature)) if feature in columns else (feature, 0)
+            means = []
+            for value in np.quantile(background[name][:, at], (0.05, 0.95)):
+                moved = {**background, name: background[name].copy()}
+                moved[name][:, at] = value
+                means.append(float(answer("credit-score", version, moved)["probabilities"][:, 1].mean()))
+            assert (means[1] - means[0]) * direction > 0.002, (version, feature, means)
+
+
+def test_the_example_application_is_refused_by_both_versions() -> None:
+    """On the example application both versions expect a default: there are reasons to give."""
+    inputs = looked_up(read("requests", "credit-score")["inputs"])
+
+    labels = {version: answer("credit-score", version, inputs)["label"].tolist() for version in "12"}
+
+    assert labels == {"1": [1], "2": [1]}
+
+
+def test_the_second_credit_model_is_the_better_one() -> None:
+    """Version 2 ranks better than version 1, and neither better than the probabilities that defaults were drawn with."""
+    metrics = json.loads((SAMPLES / "metrics.json").read_text())["credit-score"]
+    first, second = (metrics[version]["held_out"] for version in "12")
+
+    assert first["auc"] + 0.01 < second["auc"] < second["auc_of_the_generator"]
+    assert second["log_loss"] < first["log_loss"]
+    assert 0.05 < first["default_rate"] < 0.15
 
 
 def test_the_readme_tells_what_was_measured() -> None:

@@ -258,7 +258,7 @@ async def test_metadata_index_and_configuration_are_the_predictors(
         )
         assert index == await predictor.index(pb.RepositoryIndexRequest(), call)
         assert settings == await predictor.config(pb.ModelConfigRequest(name="iris"), call)
-        assert len(statistics.model_stats) == 6
+        assert len(statistics.model_stats) == 8
 
 
 async def test_calls_are_counted_by_model(

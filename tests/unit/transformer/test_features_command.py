@@ -82,7 +82,7 @@ def test_refused_rows_are_named(samples: Path, store: list[str], tmp_path: Path)
     [
         (["load", "none.csv"], "none.csv: can't be read"),
         (["load", "none.csv", "--view", "kard"], 'has no view "kard"'),
-        (["get", "c-1"], "has the views card, patient"),
+        (["get", "c-1"], "has the views card, customer, patient"),
         (
             ["get", "c-1", "--view", "card", "--redis", "http://there"],
             "url: expected an address that begins with one of",
@@ -218,16 +218,16 @@ def test_what_was_applied_is_listed_and_guarded(samples: Path, store: list[str],
     forced = run("apply", str(changed), "--force", *store)
 
     assert re.search(r"new +view card", first.output)
-    assert "applied: 4 of 4 views and services" in first.output
-    assert "applied: 0 of 4 views and services" in again.output
+    assert "applied: 6 of 6 views and services" in first.output
+    assert "applied: 0 of 6 views and services" in again.output
     assert "features.ceiling: added" in refused.output
     assert isinstance(refused.exception, Failure)
     assert "view:card would leave stored rows unread" in refused.exception.text
-    assert "would be applied: 1 of 4" in dry.output
+    assert "would be applied: 1 of 6" in dry.output
     assert re.search(r"card +8 +[0-9a-f]{8} +1 +~?0", listed.output)
     assert isinstance(loaded.exception, Failure)
     assert "the store was told of" in loaded.exception.text
-    assert "applied: 1 of 4" in forced.output
+    assert "applied: 1 of 6" in forced.output
     assert re.search(r"card +8 +[0-9a-f]{8} +2 ", run("ls", *store).output)
 
 
@@ -238,7 +238,7 @@ def test_a_folder_is_applied_as_one(samples: Path, store: list[str], tmp_path: P
         (tmp_path / name).write_text((samples / "config" / "features.yaml").read_text())
     twice = run("apply", str(tmp_path), *store)
 
-    assert "applied: 4 of 4" in shown.output
+    assert "applied: 6 of 6" in shown.output
     assert isinstance(twice.exception, Failure)
     assert '"breast-cancer" stands in another file of the folder too' in twice.exception.text
 

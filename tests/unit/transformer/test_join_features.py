@@ -86,7 +86,7 @@ class FixedStore(FeatureStore):
 
 
 @pytest.mark.parametrize("raw", [True, False], ids=["raw", "typed"])
-@pytest.mark.parametrize("model", ["breast-cancer", "fraud-detector"])
+@pytest.mark.parametrize("model", ["breast-cancer", "fraud-detector", "credit-score"])
 async def test_a_client_that_sends_ids_gets_the_golden_answers(
     mesh: Stack, golden: Golden, request_of: RequestOf, model: str, raw: bool
 ) -> None:
@@ -105,7 +105,7 @@ async def test_a_client_that_sends_ids_gets_the_golden_answers(
         assert (response.id, response.model_version, bool(response.raw_output_contents)) == ("7", case["version"], raw)
 
 
-@pytest.mark.parametrize("model", ["breast-cancer", "fraud-detector"])
+@pytest.mark.parametrize("model", ["breast-cancer", "fraud-detector", "credit-score"])
 async def test_a_client_that_sends_the_models_inputs_is_passed_through(
     mesh: Stack, golden: Golden, request_of: RequestOf, model: str
 ) -> None:

@@ -31,7 +31,7 @@ ROWS = {
     b"p:card:old": card_row(20, 3, "AT", [1, 2], at_us=NOW_US - HOUR_US - 1),
     b"p:card:foreign": b"no row",
 }
-PRESENT, NULL, MISSING, STALE, DEFAULTED, OVERRIDDEN = Status
+PRESENT, NULL, MISSING, STALE, DEFAULTED, OVERRIDDEN, CACHED = Status
 
 
 class HeldStore(FeatureStore):
@@ -256,7 +256,7 @@ async def test_values_and_ages_are_counted(
         return counted("infermesh_transformer_feature_values_total", view="card", status=status)
 
     found = {status.word: values(status.word) for status in Status}
-    assert found == {"present": 8, "null": 1, "missing": 5, "stale": 3, "defaulted": 0, "overridden": 1}
+    assert found == {"present": 8, "null": 1, "missing": 5, "stale": 3, "defaulted": 0, "overridden": 1, "cached": 0}
     assert counted("infermesh_transformer_feature_age_seconds_count", view="card") == 2
     assert counted("infermesh_transformer_feature_age_seconds_sum", view="card") == pytest.approx(3610)
     assert counted("infermesh_transformer_entities_total", view="card", status="missing") == 2

@@ -58,7 +58,7 @@ def test_the_sample_configuration_is_a_good_one(samples: Path) -> None:
     """The transformer's sample file can be loaded, with the features beside it."""
     config = load(TransformerConfig, samples / "config" / "transformer.yaml", {})
 
-    assert set(config.feature_file().services) == {"fraud-detector", "breast-cancer"}
+    assert set(config.feature_file().services) == {"fraud-detector", "breast-cancer", "credit-score"}
     assert {name: backend.target for name, backend in config.backends.items()} == {
         "predictor": "predictor:8001",
         "explainer": "explainer:8001",
@@ -120,6 +120,32 @@ def test_a_default_keeps_its_type() -> None:
     view = {"entity": {"name": "id"}, "features": [{"name": "n", "datatype": "INT64", "default": 2**63 - 1}]}
 
     assert FeatureView.model_validate(view).features[0].default == 2**63 - 1
+
+
+def test_the_sample_customers_are_looked_up_as_numbers_and_texts(samples: Path) -> None:
+    """The view's columns are those of its table; numbers are one input, each text is one; its defaults are possible."""
+    file = parse(FeatureFile, samples / "config" / "features.yaml")
+    view, service = file.views["customer"], file.services["credit-score"]
+    with (samples / "features" / "customers.csv").open(newline="") as lines:
+        header, *stored = csv.reader(lines)
+    session = onnxruntime.InferenceSession(str(samples / "models" / "credit-score" / "2" / "model.onnx"))
+    columns = json.loads(session.get_modelmeta().custom_metadata_map["infermesh.columns.customer_features"])
+
+    looked_up = {
+        name: [f.name for column in source.parts for r in column.references for f in file.features_of(service, r)]
+        for name, source in service.inputs.items()
+    }
+
+    assert [view.entity.name, *(feature.name for feature in view.features)] == header
+    assert looked_up == {"customer_features": columns, "housing": ["housing"], "region": ["region"]}
+    assert all(feature.description for feature in view.features)
+    assert view.owner
+    for feature, *values in zip(view.features, *(row[1:] for row in stored), strict=True):
+        if feature.datatype == "BYTES":
+            assert feature.default in values
+        else:
+            assert isinstance(feature.default, int | float)
+            assert min(map(float, values)) <= feature.default <= max(map(float, values))
 
 
 def test_every_fault_of_a_service_is_named(card: dict[str, Any]) -> None:

@@ -37,6 +37,7 @@ async def test_the_parameters_of_an_answer_say_how_it_came_about(lab: SimpleName
         "infermesh_model": "string_param",
         "infermesh_model_version": "string_param",
         "infermesh_method": "string_param",
+        "infermesh_link": "string_param",
         "infermesh_evaluations": "int64_param",
         "infermesh_rows_sent": "int64_param",
         "infermesh_converged": "bool_param",

@@ -39,7 +39,15 @@ async def test_metadata_tells_inputs_outputs_and_choices(service: Any) -> None:
         "output_names": ("BYTES", [-1]),
     }
     told = dict(metadata.properties)
-    assert json.loads(told["infermesh.methods"]) == ["auto", "exact", "permutation"]
+    assert json.loads(told["infermesh.methods"]) == [
+        "auto",
+        "exact",
+        "permutation",
+        "kernel",
+        "linear",
+        "tree",
+    ]
+    assert json.loads(told["infermesh.links"]) == ["identity", "logit"]
     assert json.loads(told["infermesh.features"]) == ["a", "b", "c"]
     assert json.loads(told["infermesh.backgrounds"]) == ["default", "zeros"]
     assert json.loads(told["infermesh.classes"]) == ["total"]

@@ -5,36 +5,21 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from infermesh.deadline import Deadline
-from infermesh.errors import DeadlineExceeded
 from services.explainer.coalitions import Masks, chain
 from services.explainer.estimate import Estimate, Floats
+from services.explainer.methods.pace import PAIRS_TO_TRUST, ROUND_VALUES, Pace, Plan, values_before
 from services.explainer.threads import Threads
 from services.explainer.value import Value
 
-__all__ = ["Plan", "evaluations_of", "pairs_within", "permutation"]
+__all__ = ["evaluations_of", "pairs_within", "permutation"]
 
-FIRST_ROWS = 2**14  # composite rows of the first round, about: few enough to learn soon how long a pair takes
-ROUND_VALUES = 2**22  # values of one round, in elements: 32 MiB
 ROUND_PAIRS = 256  # of small pairs: some 10 ms in a thread, which keeps the interpreter meanwhile
 PAIR_ELEMENTS = 1000  # what a pair costs besides its values, in elements of arithmetic
-PAIRS_TO_TRUST = 10  # before that many pairs a standard error is too uncertain to stop by
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How long to sample: `pairs` of permutations, or until no standard error exceeds `tolerance`, or until `stop`."""
-
-    pairs: int
-    seed: int
-    stop: Deadline
-    tolerance: float | None = None
 
 
 def evaluations_of(pairs: int, players: int) -> int:
@@ -57,7 +42,7 @@ async def permutation(
     plan: Plan,
     threads: Threads,
     clock: Callable[[], float] = time.monotonic,
-) -> AsyncIterator[Estimate]:
+) -> AsyncGenerator[Estimate, None]:
     """Better and better estimates, one after each round of asking; none when not one pair could be done before `stop`.
 
     In the order of a permutation each player adds something to those before it; the mean of that over permutations is the
@@ -76,12 +61,11 @@ async def permutation(
     inner = 2 * (players - 1)
     held = max(1, inner * max(predictions.size, players // 8))  # values, and masks of a byte
     most = min(ROUND_PAIRS, max(1, ROUND_VALUES // held))
-    cost = max(1, value.cost(inner))
     certain = players <= 2 or not len(predictions)
     pairs = min(plan.pairs, 1) if certain else plan.pairs
-    size = min(pairs, most, max(2, FIRST_ROWS // cost) if cost <= FIRST_ROWS else 1)
+    pace = Pace(max(1, value.cost(inner)), most, plan.stop, clock)
 
-    def drawn() -> tuple[list[NDArray[np.intp]], Masks]:
+    def drawn(size: int) -> tuple[list[NDArray[np.intp]], Masks]:
         ranks = [draw.permutation(players) for _ in range(size)]
         return ranks, np.concatenate([part for each in ranks for part in (chain(each), chain(players - 1 - each))])
 
@@ -102,20 +86,11 @@ async def permutation(
 
     while done < pairs and not plan.stop.expired:
         await asyncio.sleep(0)  # small rounds are done without a thread, and a model may answer at once
-        began = clock()
-        ranks, masks = await threads.run(size * (PAIR_ELEMENTS // 2 + inner * players), drawn)
-        left = plan.stop.remaining()
-        timer = asyncio.timeout(None if left == math.inf else left)
-        try:
-            async with timer:
-                values = await value.of(masks, range(len(predictions)))
-        except TimeoutError:
-            if not timer.expired():
-                raise
-            return
-        except DeadlineExceeded:  # the model was told an earlier end than we were
-            if not done:
-                raise
+        pace.begin()
+        size = min(pace.size, pairs - done)
+        ranks, masks = await threads.run(size * (PAIR_ELEMENTS // 2 + inner * players), drawn, size)
+        values = await values_before(plan.stop, value, masks, len(predictions), is_first=not done)
+        if values is None:
             return
         await threads.run(size * (PAIR_ELEMENTS + 4 * values[:, :inner].size), add_all, ranks, values)
         one = 0.0 if certain else math.inf  # a single sample can't tell
@@ -125,13 +100,8 @@ async def permutation(
         else:
             converged = done >= min(PAIRS_TO_TRUST, pairs) and bool((error <= plan.tolerance).all())
         yield Estimate(mean.copy(), error, evaluations_of(done, players), converged)
-        if converged:
+        if converged or not pace.goes_on(size):
             return
-        pair_s = (clock() - began) / size
-        affordable = plan.stop.remaining() / 2 / pair_s if pair_s > 0 else math.inf
-        if plan.stop.remaining() < pair_s:
-            return  # another pair would be thrown away unfinished
-        size = int(max(1, min(2 * size, most, affordable, pairs - done)))
 
 
 def _added(ranks: NDArray[np.intp], values: Floats, base: Floats, predictions: Floats) -> Floats:

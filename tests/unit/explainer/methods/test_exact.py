@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import services.explainer.exact as module
+import services.explainer.methods.exact as module
 from services.explainer.coalitions import all_subsets, shapley_weights
 from services.explainer.threads import Threads
 

@@ -15,7 +15,8 @@ from infermesh.call import Call
 from infermesh.deadline import Deadline
 from infermesh.errors import DeadlineExceeded, Unavailable
 from services.explainer.coalitions import all_subsets, shapley_weights
-from services.explainer.permutation import Plan, evaluations_of, pairs_within, permutation
+from services.explainer.methods.pace import Plan
+from services.explainer.methods.permutation import evaluations_of, pairs_within, permutation
 from services.explainer.threads import Threads
 
 PLAYERS = 7
@@ -298,7 +299,7 @@ async def test_the_service_samples_a_model_of_thirty_features(lab: SimpleNamespa
     weights, background, rows = draw.normal(size=30), draw.normal(size=(12, 30)), draw.normal(size=(4, 30))
     model = lab.FunctionModel(lambda given: {"y": given["x"] @ weights[:, None]}, [("x", "FP64", (-1, 30))])
 
-    answer = await lab.explain(model, {"x": background}, {"x": rows}, max_evals=150, seed=7)
+    answer = await lab.explain(model, {"x": background}, {"x": rows}, method="permutation", max_evals=150, seed=7)
 
     assert answer.attributions[..., 0] == pytest.approx(weights * (rows - background.mean(axis=0)), abs=1e-9)
     assert answer.additivity_error.max() < 1e-9

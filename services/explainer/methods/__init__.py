@@ -1,0 +1,1 @@
+"""The methods: from the values of coalitions, or from the graph of a model, to attributions. Which one: `choose`."""

@@ -1,0 +1,114 @@
+"""Attributions that are read from the model's own graph: `tree` and `linear`."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Mapping
+
+import numpy as np
+
+from infermesh.deadline import Deadline
+from infermesh.errors import DeadlineExceeded, FailedPrecondition, quoted
+from infermesh.tensors import Array
+from services.explainer.background import Background
+from services.explainer.estimate import Floats
+from services.explainer.graph import ModelGraph, NotReadable
+from services.explainer.parameters import Parameters
+from services.explainer.players import Players
+from services.explainer.threads import Threads
+from services.explainer.tree import Algorithm, TreeAnswer, linear_values, tree_values
+
+__all__ = ["NotOfGraph", "from_graph", "why_not"]
+
+AGREES = 1e-5  # how far the graph's answer may be from the model's, which computes in FP32
+ALGORITHMS: Mapping[str, Algorithm] = {
+    "interventional": "interventional",
+    "tree_path_dependent": "path_dependent",
+}
+
+
+class NotOfGraph(FailedPrecondition):
+    """The graph does not tell the attributions; the message says why."""
+
+    default_reason = "GRAPH_NOT_USABLE"
+
+    @classmethod
+    def of(cls, model: str, method: str, why: str) -> NotOfGraph:
+        return cls(f'model {quoted(model)}: method "{method}" can\'t be used: {why}')
+
+
+class _Ended(Exception):
+    pass
+
+
+def why_not(graph: ModelGraph | str, parameters: Parameters, output: str) -> str:
+    """Why a graph can't tell the attributions that are asked for; empty: it can. A text stands for a graph that there is not.
+
+    `auto` takes it only for what it would explain otherwise, too: the output itself, or with link `logit` its log-odds.
+    """
+    if isinstance(graph, str):
+        return graph
+    if parameters.method != "auto" and graph.kind != parameters.method:
+        return f"the graph is {'an ensemble of trees' if graph.kind == 'tree' else 'a linear model'}"
+    if graph.output != output:
+        return f"the graph stands for output {quoted(graph.output)}, not for {quoted(output)}"
+    asked = parameters.link or ("identity" if parameters.method == "auto" else graph.link)
+    if graph.link != asked:
+        return f'the graph tells attributions on the scale of link "{graph.link}", not of "{asked}"'
+    return ""
+
+
+async def from_graph(
+    graph: ModelGraph,
+    arrays: Mapping[str, Array],
+    background: Background,
+    players: Players,
+    parameters: Parameters,
+    predictions: Floats,
+    model: str,
+    deadline: Deadline,
+    threads: Threads,
+) -> TreeAnswer:
+    """The attributions of the margin for all columns of the output; `predictions` are the model's answers to the rows.
+
+    Raises NotOfGraph when the graph can't tell, or answers something else than the model (the file is not what is served), and
+    DeadlineExceeded. Cancelling ends the work after its next piece.
+    """
+    ended = threading.Event()
+
+    def between() -> None:
+        if ended.is_set():
+            raise _Ended
+        if deadline.expired:
+            raise DeadlineExceeded(f"model {quoted(model)}: the deadline passed while its graph was explained")
+
+    def work() -> TreeAnswer:
+        of_column, weights = players.of_column, background.weights
+        if graph.kind == "linear":
+            return linear_values(graph, arrays, background.arrays, weights, of_column)
+        algorithm = ALGORITHMS[parameters.feature_perturbation]
+        return tree_values(graph, arrays, background.arrays, weights, of_column, algorithm=algorithm, between=between)
+
+    try:
+        answer = await threads.run(2**62, work)
+    except asyncio.CancelledError:
+        ended.set()
+        raise
+    except NotReadable as error:
+        raise NotOfGraph.of(model, graph.kind, error.reason) from None
+    if answer.probability.shape != predictions.shape:
+        has, is_ = answer.probability.shape[-1], predictions.shape[-1]
+        raise _another(model, f"has {has} columns of output {quoted(graph.output)} and not {is_}")
+    apart = np.abs(answer.probability - predictions)
+    if (apart > AGREES * np.maximum(1.0, np.abs(predictions))).any():
+        raise _another(model, f"answers up to {float(apart.max()):.3g} apart from it")
+    return answer
+
+
+def _another(model: str, how: str) -> NotOfGraph:
+    return NotOfGraph(
+        f"model {quoted(model)}: the file that the explainer reads is not the model that is served: it {how}; let models.root "
+        "name the repository of the predictor",
+        reason="GRAPH_IS_ANOTHER_MODEL",
+    )
