@@ -27,7 +27,7 @@ async def build(config: ExplainerConfig, telemetry: Telemetry) -> AsyncIterator[
 
     Below it each ModelInfer goes on: Retry → RemoteService.
     """
-    backgrounds = Backgrounds(config.backgrounds)
+    backgrounds = await Backgrounds.read(config.backgrounds)
     observe_tls = telemetry.metrics.certificates(config.backend)
     endpoints = EndpointMetrics(telemetry.metrics).of(config.backend)
     backend = RemoteService(config.backends[config.backend], config.backend, observe=endpoints, observe_tls=observe_tls)

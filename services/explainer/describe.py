@@ -107,6 +107,7 @@ def _properties(signature: Signature, backgrounds: Backgrounds, most_features: i
         "infermesh.methods": json.dumps(METHODS),
         "infermesh.links": json.dumps(LINKS),
         "infermesh.backgrounds": json.dumps(backgrounds.names(signature.model)),
+        "infermesh.backgrounds.sets": json.dumps(backgrounds.described(signature.model)),
     }
     try:
         signature.check_rows()

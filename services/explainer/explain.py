@@ -128,10 +128,9 @@ class Explain:
         value = Value(table, background.weights, ask, self._threads)
         task: Task | None = None
         try:
-            began = self._clock()
             known = digest(background, for_the_model(request))
             base, predictions = await value.ends(self._base_values, known, signature.newest)
-            pace = self._paces.first(signature.model, ask.version, self._clock() - began, ask.rows_sent)
+            pace = self._paces.find(signature.model, ask.version)
             signature = await self._answering(signature, request.model_version, ask.version, call)
             players = self._players(request, signature, row_shapes, parameters)
             if parameters.classes == ALL:  # before each column gets a name

@@ -15,10 +15,9 @@ class Paces:
     def __init__(self) -> None:
         self._known: OrderedDict[tuple[str, str], float] = OrderedDict()
 
-    def first(self, model: str, version: str, seconds: float, rows: int) -> float:
-        """By the first question of an explanation, which took so long, or what is known from before if that is less: a question
-        takes its time even when it has few rows."""
-        return min(seconds / max(rows, 1), self._known.get((model, version), float("inf")))
+    def find(self, model: str, version: str) -> float | None:
+        """None: not known yet."""
+        return self._known.get((model, version))
 
     def learn(self, model: str, version: str, seconds: float, rows: int) -> None:
         """An explanation of so many composite rows took so long."""

@@ -19,7 +19,7 @@ from services.explainer.value import Value
 
 __all__ = ["kernel", "kernel_pairs_within"]
 
-HELD_VALUES = 2**23  # of all pairs, in elements: 64 MiB
+HELD_VALUES = 2**22  # of all pairs, in elements: 32 MiB
 FEWEST_DRAWS = 5  # of fewer no error can be told
 GROWTH = 1.25  # a regression is made when there are so many times the pairs of the last one
 

@@ -63,7 +63,7 @@ async def fit(sample: Sample, gained: Floats, threads: Threads) -> tuple[Floats,
     attributions += ((gained - attributions.sum(axis=1)) / players)[:, None, :]  # rounding
 
     draws = sample.draws
-    if draws < 2:
+    if np.count_nonzero(sample.counts) < 2:  # one pair, however often it was drawn, can't tell
         return attributions, np.full_like(attributions, np.inf if draws else 0.0)
     moved, squares = np.zeros_like(attributions), np.zeros_like(attributions)
 

@@ -65,6 +65,8 @@ async def permutation(
     pairs = min(plan.pairs, 1) if certain else plan.pairs
     pace = Pace(max(1, value.cost(inner)), most, plan.stop, clock)
 
+    seen: set[bytes] = set()  # pairs, until there are two: the same one again tells nothing of the error
+
     def drawn(size: int) -> tuple[list[NDArray[np.intp]], Masks]:
         ranks = [draw.permutation(players) for _ in range(size)]
         return ranks, np.concatenate([part for each in ranks for part in (chain(each), chain(players - 1 - each))])
@@ -76,6 +78,8 @@ async def permutation(
         sample += _added(players - 1 - ranks, values[:, players - 1 :], base, predictions)
         sample /= 2
         done += 1
+        if len(seen) < 2:
+            seen.add(min(ranks.tobytes(), (players - 1 - ranks).tobytes()))
         step = sample - mean
         mean[...] += step / done
         squares[...] += step * (sample - mean)
@@ -93,8 +97,8 @@ async def permutation(
         if values is None:
             return
         await threads.run(size * (PAIR_ELEMENTS + 4 * values[:, :inner].size), add_all, ranks, values)
-        one = 0.0 if certain else math.inf  # a single sample can't tell
-        error = np.sqrt(squares / (done - 1) / done) if done > 1 else np.full(shape, one)
+        is_known = len(seen) > 1  # a single sample can't tell
+        error = np.sqrt(squares / (done - 1) / done) if is_known else np.full(shape, 0.0 if certain else math.inf)
         if plan.tolerance is None:
             converged = done == pairs
         else:

@@ -15,6 +15,7 @@ from infermesh.call import Call
 from infermesh.tensors import Array
 from services.explainer.ask import Ask
 from services.explainer.background import Background
+from services.explainer.coalitions import all_subsets
 from services.explainer.config import ExplainerConfig
 from services.explainer.estimate import Estimate, Floats
 from services.explainer.graph import ModelGraph
@@ -30,6 +31,8 @@ from services.explainer.value import Value
 
 __all__ = ["Found", "Graphs", "Task", "no_graphs", "run"]
 
+PACE_ROWS = 2**12  # composite rows whose time tells how long all of them take; a question of a few is mostly overhead
+PACE_SHARE = 10  # all of them are at least so many times these
 GRAPH_SHARE = 0.25  # of the time that is left, which `auto` waits for a model's file to be read
 
 Graphs = Callable[[str, str, str], Awaitable[ModelGraph | str]]
@@ -57,8 +60,8 @@ class Task:
     players: Players
     parameters: Parameters
     call: Call
-    row_s: float
-    """That a composite row takes, about."""
+    row_s: float | None
+    """That a composite row takes, about; None: not known."""
     method: str = ""
     seconds: float = 0.0
     composites: int = 0
@@ -99,8 +102,11 @@ async def run(
     base, predictions = linked(base, *where), await threads.run(predictions.size * 10, linked, predictions, *where)
     rows, players = len(predictions), len(task.players)
     left = task.call.deadline.remaining()
-    work = Work(rows, predictions.shape[1], len(task.background), task.row_s, left)
+    work = Work(rows, predictions.shape[1], len(task.background), task.row_s or 0.0, left)
     chosen = choose(parameters, players, work, config.methods)
+    if parameters.method == "auto" and chosen.method == "exact" and task.row_s is None and left < math.inf:
+        work = work._replace(row_s=await _paced(task, clock), left_s=task.call.deadline.remaining())
+        chosen = choose(parameters, players, work, config.methods)
     task.method = chosen.method
     began, evaluations = clock(), 0
     if chosen.method == "exact":
@@ -126,6 +132,17 @@ async def run(
                 evaluations = estimate.evaluations
                 yield Found(estimate, base, predictions, link)
     task.seconds, task.composites = clock() - began, task.value.cost(max(0, evaluations - 2))
+
+
+async def _paced(task: Task, clock: Callable[[], float]) -> float:
+    """Seconds for a composite row, by some coalitions of the first one; what is few beside all of them is not asked."""
+    backgrounds, masks = len(task.background), all_subsets(len(task.players))
+    few = masks[1 : 1 + PACE_ROWS // backgrounds]
+    if len(few) * PACE_SHARE > len(masks) * len(task.predictions) or not len(few):
+        return 0.0
+    began = clock()
+    await task.value.of(few, range(1))
+    return (clock() - began) / (len(few) * backgrounds)
 
 
 async def _from_graph(task: Task, graphs: Graphs, threads: Threads) -> Found | None:

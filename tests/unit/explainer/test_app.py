@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from infermesh.call import Call
-from infermesh.config import ServerConfig, TelemetryConfig
+from infermesh.config import BackendConfig, ServerConfig, TelemetryConfig
 from infermesh.errors import Unavailable
 from infermesh.runtime import Telemetry
 from infermesh.service import stack
 from infermesh.telemetry import Metrics, Tracing
-from infermesh.transport import Server
+from infermesh.transport import RemoteService, Server
 from services.explainer.app import build
 from services.explainer.config import ExplainerConfig
 
@@ -110,3 +110,25 @@ async def test_without_retries_the_caller_is_told(lab: SimpleNamespace, built: S
     with pytest.raises(Unavailable):
         await _losing_one_replica(built, explainer.service, lab.request_of({"x": np.ones((4, 3))}))
     assert "Retry" not in repr(explainer.service)
+
+
+async def test_refined_answers_travel_in_a_stream(lab: SimpleNamespace, built: SimpleNamespace) -> None:
+    """Over a real channel, by the filters round the explainer: several answers to one request, the last one converged."""
+    explainer = await built.explainer(asking={"max_rows": 4096})
+    for model in built.models:
+        model.function = lambda given: {"y": np.sin(given["x"] * 3).prod(axis=1, keepdims=True)}
+    server = Server("explainer", ServerConfig.model_validate({"host": "127.0.0.1", "grpc_port": 0}), inside_mesh=True)
+    server.mount(explainer.service)
+    await server.start()
+    await server.set_ready(True)
+    remote = RemoteService(BackendConfig(target=f"127.0.0.1:{server.port}"), "explainer")
+    request = lab.request_of({"x": np.ones((4, 3))}, method="permutation", max_evals=4000)
+
+    async with asyncio.timeout(30):
+        answers = [lab.Explained(response) async for response in remote.stream(request, Call())]
+    await remote.close()
+    await server.stop(0)
+
+    converged = [answer.parameters["infermesh_converged"] for answer in answers]
+    assert converged == [False] * (len(answers) - 1) + [True]
+    assert len(answers) >= 2

@@ -93,8 +93,8 @@ def interacting(x: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("link", ["identity", "logit"])
 async def test_attributions_are_those_of_shap(lab: SimpleNamespace, tmp_path: Path, link: str) -> None:
-    """Six features that interact, two outputs: equal to its ExactExplainer within 1e-6, and with link logit to its KernelExplainer
-    over all coalitions; by `exact` and by `kernel` over all coalitions."""
+    """Six features that interact, two outputs: equal to its ExactExplainer within 1e-6, and with link logit to its
+    KernelExplainer over all coalitions; by `exact` and by `kernel` over all coalitions."""
     draw = np.random.default_rng(0)
     background, rows = draw.normal(size=(20, 6)), draw.normal(size=(5, 6))
     np.save(tmp_path / "background.npy", background)

@@ -46,37 +46,55 @@ def test_permutations_are_sampled_where_the_regression_would_be_large(players: i
     assert chosen == Chosen("permutation", 32) or chosen.pairs * rows <= HELD_VALUES
 
 
-def test_the_pace_of_a_model_is_what_its_last_explanation_tells_or_else_the_first_question() -> None:
-    """A question takes its time even of few rows, so what is known from before counts when it is less."""
+def test_the_pace_of_a_model_is_that_of_its_last_explanation() -> None:
+    """By version; an explanation that asked about no rows tells nothing, and no more versions are known than the bound."""
     paces = Paces()
-    assert paces.first("model", "1", 0.1, 100) == pytest.approx(1e-3)
 
     paces.learn("model", "1", 1.0, 100_000)
     paces.learn("model", "2", 1.0, 0)
 
-    assert paces.first("model", "1", 0.1, 100) == pytest.approx(1e-5)
-    assert paces.first("model", "2", 0.1, 100) == pytest.approx(1e-3)
-    assert paces.first("model", "1", 0.0001, 100) == pytest.approx(1e-6)
+    assert paces.find("model", "1") == pytest.approx(1e-5)
+    assert paces.find("model", "2") is None
+    for number in range(300):
+        paces.learn("other", str(number), 1.0, 10)
+    assert paces.find("model", "1") is None
 
 
 async def test_a_short_deadline_makes_auto_sample_and_a_long_one_does_not(lab: SimpleNamespace) -> None:
-    """Over the whole service, with a clock by which the first question takes a second: 4,096 coalitions would take an hour."""
+    """Over the whole service, with a clock by which each row takes a millisecond: 4,096 coalitions against 20 rows take 82 s,
+    which some of them tell, and from then on it is known."""
     now = 0.0
-    model = lab.FunctionModel(lambda given: {"y": given["x"].prod(axis=1, keepdims=True)}, [("x", "FP64", (-1, 12))])
+    model = lab.FunctionModel(
+        lambda given: {"y": np.tanh(given["x"]).prod(axis=1, keepdims=True)}, [("x", "FP64", (-1, 12))]
+    )
     answer_now = model.answer
 
     def answer(request, version):
         nonlocal now
-        now += 1.0 if len(model.requests) == 1 else 0.0
+        now += 0.001 * request.inputs[0].shape[0]
         return answer_now(request, version)
 
     model.answer = answer
+    draw = np.random.default_rng(0)
+    background, rows = {"x": draw.normal(size=(20, 12))}, {"x": draw.normal(size=(1, 12))}
     found = []
-    for seconds in (600.0, 10_000.0):
-        model.requests.clear()
-        service = lab.explainer(model, {"x": np.zeros((1, 12))}, clock=lambda: now)
-        request = lab.request_of({"x": np.ones((1, 12))})
-        call = Call(deadline=Deadline(now + seconds, clock=lambda: now))
-        found.append(lab.Explained(await service.infer(request, call)).parameters["infermesh_method"])
+    for seconds in ((100.0, 1000.0), (1000.0, 100.0)):
+        service = lab.explainer(model, background, clock=lambda: now)
+        for left in seconds:
+            call = Call(deadline=Deadline(now + left, clock=lambda: now))
+            answered = lab.Explained(await service.infer(lab.request_of(rows), call))
+            found.append(answered.parameters["infermesh_method"])
 
-    assert found == ["kernel", "exact"]
+    assert found == ["kernel", "exact", "exact", "kernel"]
+
+
+async def test_a_few_coalitions_are_not_tried_before_they_are_asked_about(lab: SimpleNamespace) -> None:
+    """The 16 of four features are asked about once, whatever the deadline is."""
+    model = lab.FunctionModel(lambda given: {"y": given["x"].prod(axis=1, keepdims=True)}, [("x", "FP64", (-1, 4))])
+
+    answer = await lab.explain(
+        model, {"x": np.zeros((1, 4))}, {"x": np.ones((1, 4))}, call=Call(deadline=Deadline.after(30))
+    )
+
+    assert answer.parameters["infermesh_method"] == "exact"
+    assert answer.parameters["infermesh_rows_sent"] == 2 + 14

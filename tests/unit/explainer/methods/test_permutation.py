@@ -14,32 +14,14 @@ import pytest
 from infermesh.call import Call
 from infermesh.deadline import Deadline
 from infermesh.errors import DeadlineExceeded, Unavailable
-from services.explainer.coalitions import all_subsets, shapley_weights
+from services.explainer.coalitions import all_subsets
 from services.explainer.methods.pace import Plan
 from services.explainer.methods.permutation import evaluations_of, pairs_within, permutation
 from services.explainer.threads import Threads
+from tests.unit.explainer.methods.games import Game
+from tests.unit.explainer.methods.games import rough_game as rougher
 
 PLAYERS = 7
-
-
-class Game:
-    """Stands in for `Value`: values of coalitions out of tables, [rows, 2^players, columns]."""
-
-    def __init__(self, table: np.ndarray) -> None:
-        self.table = table
-        self.players = int(math.log2(table.shape[1]))
-        self.rounds: list[int] = []
-
-    async def of(self, masks: np.ndarray, rows: range) -> np.ndarray:
-        self.rounds.append(len(masks))
-        return self.table[rows.start : rows.stop, masks @ (1 << np.arange(self.players))]
-
-    def cost(self, coalitions: int) -> int:
-        return len(self.table) * coalitions
-
-    @property
-    def exact(self) -> np.ndarray:
-        return shapley_weights(self.players) @ self.table
 
 
 async def sampled(game: Game, pairs: int, seed: int, tolerance: float | None = None, stop: Deadline | None = None):
@@ -57,10 +39,7 @@ async def sampled(game: Game, pairs: int, seed: int, tolerance: float | None = N
 
 
 def rough_game(seed: int, rows: int = 2) -> Game:
-    """Values that depend on coalitions in no simple way; all rows have the same value of nobody."""
-    table = np.random.default_rng(seed).normal(size=(rows, 2**PLAYERS, 1)).cumsum(axis=1)
-    table[:, 0] = table[0, 0]
-    return Game(table)
+    return rougher(seed, rows, PLAYERS)
 
 
 async def test_every_estimate_adds_up_to_prediction_less_base_value() -> None:
@@ -83,6 +62,23 @@ async def test_an_additive_model_is_exact_after_one_pair_and_its_error_is_known_
     assert one.attributions[0, :, 0] == pytest.approx(weights, abs=1e-12)
     assert np.isinf(one.std_error).all()
     assert two.std_error.max() < 1e-12
+
+
+async def test_the_same_pair_again_tells_no_more_than_one() -> None:
+    """Three players have three pairs of orders, and two draws are one and the same in a third of all cases: then the error is as
+    little known as after one, and not 0."""
+    game = rougher(1, 1, 3)
+
+    twice = [
+        estimate for seed in range(30) if (estimate := (await sampled(game, 2, seed))[-1]) and not _is_spread(estimate)
+    ]
+
+    assert 4 <= len(twice) <= 18  # of 30; a third, four standard errors
+    assert all(np.isinf(estimate.std_error).all() for estimate in twice)
+
+
+def _is_spread(estimate: Any) -> bool:
+    return bool(((estimate.std_error > 0) & np.isfinite(estimate.std_error)).any())
 
 
 async def test_a_pair_is_exact_for_interactions_of_two() -> None:

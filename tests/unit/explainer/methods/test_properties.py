@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from services.explainer.coalitions import all_subsets
 from tests.unit.explainer.methods.games import METHODS, Game, estimates_of
 
-PLAYERS = 5
-EVALUATIONS = {"kernel": 24, "permutation": 2 + 8 * 12}  # of 32 coalitions some are not asked about; twelve pairs
+PLAYERS = 6
+EVALUATIONS = {"kernel": 50, "permutation": 2 + 10 * 12}  # of 64 coalitions some are not asked about; twelve pairs
 tables = st.lists(st.floats(-100, 100, width=32), min_size=2**PLAYERS, max_size=2**PLAYERS).map(np.array)
 seeds = st.integers(0, 2**32)
 # Where a claim holds within an error only: no table that hides what is drawn seldom.
@@ -51,21 +51,21 @@ def test_attributions_are_linear_in_the_model(
 
 
 @by_method
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=20, derandomize=True)  # a bound of chance is met or not once and for all
 @given(random_tables, seeds)
 def test_a_player_that_changes_nothing_gets_nothing(method: str, table: np.ndarray, seed: int) -> None:
-    """Dummy: exactly by permutations, and by the regression within 5 of its standard errors."""
+    """Dummy: exactly by permutations, and by the regression within 6 of its standard errors."""
     masks, number = all_subsets(PLAYERS), np.arange(2**PLAYERS)
     table = np.where(masks[:, 2], table[number & ~(1 << 2)], table)
 
     estimate = estimate_of(table, method, seed)
 
-    error = 0.0 if method == "permutation" else 5 * estimate.std_error[0, 2, 0]
+    error = 0.0 if method == "permutation" else 6 * estimate.std_error[0, 2, 0]
     assert abs(estimate.attributions[0, 2, 0]) <= error + 1e-9
 
 
 @by_method
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=20, derandomize=True)  # a bound of chance is met or not once and for all
 @given(random_tables, seeds)
 def test_players_that_do_the_same_get_the_same(method: str, table: np.ndarray, seed: int) -> None:
     """Symmetry, within 6 standard errors of the difference: a sample does not meet both players alike."""

@@ -72,7 +72,8 @@ def golden(model: str, version: str) -> dict[str, np.ndarray]:
 
 @pytest.fixture
 async def served(lab: SimpleNamespace) -> AsyncIterator[SimpleNamespace]:
-    """`explainer(models_root, predictor={…}, **config)` makes an explainer; `explain(explainer, model, version, rows, …)` is one explanation of the first rows of a golden case; `predictor` is what was made last."""
+    """`explainer(models_root, predictor={…}, **config)` makes an explainer; `explain(explainer, model, version, rows, …)` is one
+    explanation of the first rows of a golden case; `predictor` is what was made last."""
     async with AsyncExitStack() as resources:
         made = SimpleNamespace(golden=golden, models=SAMPLES / "models")
 
