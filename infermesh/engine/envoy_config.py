@@ -51,6 +51,7 @@ class Places:
 def bootstrap(settings: Settings, port: int, places: Places) -> dict[str, Any]:
     """Envoy's configuration for one process that listens on this port, beside others."""
     return {
+        "node": {"id": "infermesh", "cluster": settings.service},  # asked for where secrets are read from a file
         "admin": {"address": {"pipe": {"path": str(places.admin), "mode": 0o600}}},
         "static_resources": {"listeners": [_listener(settings, port, places)]},
         "overload_manager": _overload(settings, places),

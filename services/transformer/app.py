@@ -22,6 +22,7 @@ from services.transformer.hooks import HookFault
 from services.transformer.join_features import JoinFeatures
 from services.transformer.metrics import FeatureMetrics
 from services.transformer.plan import JoinPlan
+from services.transformer.served.log import served_log
 from services.transformer.store import FeatureStore
 
 __all__ = ["build", "plans_of"]
@@ -60,7 +61,8 @@ async def build(config: TransformerConfig, telemetry: Telemetry) -> AsyncIterato
         if plans:
             store = FeatureStore(config.redis, metrics)
             resources.push_async_callback(store.close)
-            filters.append(JoinFeatures(plans, store, backends))
+            log = await resources.enter_async_context(served_log(config.served_log, telemetry.metrics))
+            filters.append(JoinFeatures(plans, store, backends, log=log))
             models = {
                 name: plans[name] for name in file.services
             }  # of explainers and models alike, asked of the models

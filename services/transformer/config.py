@@ -7,6 +7,7 @@ from pydantic_settings import SettingsConfigDict
 
 from infermesh.config import BackendConfig, ConfigError, ConfigPath, Duration, Model, ServiceConfig, parse
 from services.transformer.redis.settings import RedisConfig
+from services.transformer.served.settings import ServedLogConfig
 from services.transformer.views import FeatureFile
 
 __all__ = ["DeadlineConfig", "RedisConfig", "RouteConfig", "RoutingConfig", "TransformerConfig"]
@@ -61,6 +62,7 @@ class TransformerConfig(ServiceConfig):
     """Where requests go, by a name for each."""
     routing: RoutingConfig = RoutingConfig()
     deadline: DeadlineConfig = DeadlineConfig()
+    served_log: ServedLogConfig = ServedLogConfig()
 
     def feature_file(self) -> FeatureFile:
         """The views and services. Raises ConfigError."""

@@ -20,10 +20,13 @@ from infermesh.errors import (
 from infermesh.parameters import FEATURES
 from infermesh.protocol.open_inference_pb2 import ModelInferRequest, ModelInferResponse, ModelMetadataRequest
 from infermesh.service import Filter, Infer, InferenceService
+from services.transformer.columns import Rows
 from services.transformer.fetch import fetched
 from services.transformer.overrides import OVERRIDDEN
 from services.transformer.plan import Entities, JoinPlan
 from services.transformer.policy import micros
+from services.transformer.served.line import ServedEntry
+from services.transformer.served.log import ServedLog
 from services.transformer.statuses import add_statuses
 from services.transformer.store import FeatureStore, StoreUnavailable
 
@@ -46,6 +49,7 @@ class JoinFeatures(Filter):
     store: FeatureStore
     models: InferenceService
     clock: Callable[[], float] = time.time  # wall clock: it is compared with event times
+    log: ServedLog | None = None
 
     async def __call__(self, request: ModelInferRequest, call: Call, then: Infer) -> ModelInferResponse:
         plan = self.plans.get(request.model_name)
@@ -62,9 +66,10 @@ class JoinFeatures(Filter):
             found = await self._found(plan, entities, call)
             now_us = micros(self.clock())
             if isinstance(found, StoreUnavailable):
-                joined, served = plan.join_without(request, entities, str(found), found.kept, now_us)
+                rows, served = plan.serve_without(entities, str(found), found.kept, now_us)
             else:
-                joined, served = plan.join(request, entities, found, now_us)
+                rows, served = plan.serve(entities, found, now_us)
+            joined = plan.joined(request, entities, rows)
         except InvalidRequest:
             await self._check_model(request, call)
             raise
@@ -73,12 +78,19 @@ class JoinFeatures(Filter):
                 await self._check_model(request, call)
             text = f"model {quoted(request.model_name)}: {error.message}"
             raise type(error)(text, reason=error.reason, rejected=error.rejected) from None
-        response = await then(joined, call)
+        log = self.log if self.log is not None and self.log.wants(request.model_name, call) else None
+        try:
+            response = await then(joined, call)
+        except MeshError as error:
+            if log is not None:
+                log.take(_entry(plan, entities, rows, found, joined, now_us, call, "", error.code))
+            raise
+        if log is not None:
+            log.take(_entry(plan, entities, rows, found, joined, now_us, call, response.model_version, "OK"))
         response.parameters[FEATURES].string_param = served.word
         if entities.wants_statuses:
-            is_away = isinstance(found, StoreUnavailable)
-            rows = found.kept if isinstance(found, StoreUnavailable) else found
-            statuses = plan.statuses(entities, rows, now_us, kept=is_away)
+            said, is_away = _said(found)
+            statuses = plan.statuses(entities, said, now_us, kept=is_away)
             add_statuses(request, response, statuses, plan.feature_names)
         if entities.overrides:
             names = ",".join(f"{alias}.{feature}" for alias, feature in entities.overrides)
@@ -104,3 +116,26 @@ class JoinFeatures(Filter):
 
     def __repr__(self) -> str:
         return f"JoinFeatures({', '.join(self.plans)})"
+
+
+def _said(found: Sequence[bytes | None] | StoreUnavailable) -> tuple[Sequence[bytes | None] | None, bool]:
+    """What is known of the rows, and whether that is from before the store went away."""
+    return (found.kept, True) if isinstance(found, StoreUnavailable) else (found, False)
+
+
+def _entry(
+    plan: JoinPlan,
+    entities: Entities,
+    rows: Mapping[str, Rows],
+    found: Sequence[bytes | None] | StoreUnavailable,
+    joined: ModelInferRequest,
+    now_us: int,
+    call: Call,
+    version: str,
+    status: str,
+) -> ServedEntry:
+    said, is_away = _said(found)
+    tenant, variant = call.caller.tenant, call.variant
+    return ServedEntry(
+        plan, entities, rows, said, is_away, joined, now_us, call.request_id, tenant, variant, version, status
+    )

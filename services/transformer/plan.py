@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -115,6 +115,13 @@ class JoinPlan:
         self, request: ModelInferRequest, entities: Entities, found: Sequence[bytes | None], now_us: int
     ) -> tuple[ModelInferRequest, Served]:
         """The model's request from what the keys held, and the worst of what was served. Raises FailedPrecondition."""
+        rows, worst = self.serve(entities, found, now_us)
+        return self.joined(request, entities, rows), worst
+
+    def serve(
+        self, entities: Entities, found: Sequence[bytes | None], now_us: int
+    ) -> tuple[Mapping[str, Rows], Served]:
+        """The rows of each view from what the keys held, and the worst of what was served. Raises FailedPrecondition."""
         rows: dict[str, Rows] = {}
         worst = Served.PRESENT
         start = 0
@@ -123,28 +130,23 @@ class JoinPlan:
             rows[use.alias], served = use.serve(found[start:stop], entities, now_us)
             worst = max(worst, served)
             start = stop
-        return self._joined(request, entities, rows), worst
+        return self._overridden(rows, entities), worst
 
-    def join_without(
-        self,
-        request: ModelInferRequest,
-        entities: Entities,
-        why: str,
-        kept: Sequence[bytes | None] | None = None,
-        now_us: int = 0,
-    ) -> tuple[ModelInferRequest, Served]:
-        """The model's request while the store does not answer, from what is `kept`. Raises Unavailable where a view says so."""
+    def serve_without(
+        self, entities: Entities, why: str, kept: Sequence[bytes | None] | None = None, now_us: int = 0
+    ) -> tuple[Mapping[str, Rows], Served]:
+        """The rows while the store does not answer, from what is `kept`. Raises Unavailable where a view says so."""
         rows: dict[str, Rows] = {}
         worst = Served.CACHED
         for use, part in zip(self.uses, self._parts(kept, entities.rows), strict=True):
             rows[use.alias], served = use.serve_unavailable(entities, why, part, now_us)
             worst = max(worst, served)
-        return self._joined(request, entities, rows), worst
+        return self._overridden(rows, entities), worst
 
     def statuses(
         self, entities: Entities, found: Sequence[bytes | None] | None, now_us: int, *, kept: bool = False
     ) -> Matrix:
-        """(N, features) for what `join` served, or with `kept` for what `join_without` did, of which `found` may be None."""
+        """(N, features) for what `serve` served, or with `kept` for what `serve_without` did, of which `found` may be None."""
         parts = zip(self.uses, self._parts(found, entities.rows), strict=True)
         matrices = [use.statuses(part, entities, now_us, kept=kept) for use, part in parts]
         return np.hstack(matrices) if matrices else np.zeros((entities.rows, 0), np.uint8)
@@ -153,7 +155,10 @@ class JoinPlan:
         """What was found for each view."""
         return [None if found is None else found[at * rows : (at + 1) * rows] for at in range(len(self.uses))]
 
-    def _joined(self, request: ModelInferRequest, entities: Entities, rows: dict[str, Rows]) -> ModelInferRequest:
+    def _overridden(self, rows: Mapping[str, Rows], entities: Entities) -> Mapping[str, Rows]:
+        return self._overrides.written(rows, entities.overrides) if entities.overrides else rows
+
+    def joined(self, request: ModelInferRequest, entities: Entities, rows: Mapping[str, Rows]) -> ModelInferRequest:
         """A copy with the ids replaced by tensors; raw if the request is, else typed, never a mix."""
         joined = ModelInferRequest()
         joined.CopyFrom(request)  # with parameters, requested outputs and fields that nobody here knows
@@ -168,8 +173,6 @@ class JoinPlan:
                 tensor.name = self.renamed.get(tensor.name, tensor.name)
         if entities.wants_statuses:
             take_wish(joined)
-        if entities.overrides:
-            rows = self._overrides.written(rows, entities.overrides)
         tensors: dict[str, Array] = {name: columns.take(rows) for name, columns in self._plain.items()}
         if self._is_assembled:
             tensors |= self._assembled(request, entities, rows)
@@ -177,7 +180,7 @@ class JoinPlan:
         add_inputs(joined, tensors, raw=raw)
         return joined
 
-    def _assembled(self, request: ModelInferRequest, entities: Entities, rows: dict[str, Rows]) -> dict[str, Array]:
+    def _assembled(self, request: ModelInferRequest, entities: Entities, rows: Mapping[str, Rows]) -> dict[str, Array]:
         given = Given(rows, entities.fields, {})
         try:
             if self._hook is not None:

@@ -14,7 +14,7 @@ from infermesh.parameters import FALLBACK, MODEL, VARIANT
 from infermesh.protocol.open_inference_pb2 import ModelInferRequest, ModelInferResponse
 from infermesh.service import Filter, Infer
 from services.gateway.audit.entry import MAX_NAME, Entry
-from services.gateway.audit.sample import is_sampled
+from infermesh.sample import is_sampled
 
 __all__ = ["Admitted", "Attempted", "Audited"]
 

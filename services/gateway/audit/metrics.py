@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from infermesh.line_writer import LineWriter
 from infermesh.telemetry import Metrics
-from services.gateway.audit.writer import AuditWriter
+from services.gateway.audit.entry import Entry
 
 __all__ = ["AuditMetrics"]
 
@@ -22,7 +23,7 @@ class AuditMetrics(Collector):
     Reads what the writer has counted, in the thread of whoever scrapes.
     """
 
-    def __init__(self, metrics: Metrics, writer: AuditWriter) -> None:
+    def __init__(self, metrics: Metrics, writer: LineWriter[Entry]) -> None:
         self._service = metrics.service
         self._writer = writer
         metrics.registry.register(self)

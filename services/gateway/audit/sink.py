@@ -5,27 +5,12 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
-from typing import Protocol
 
-__all__ = ["DescriptorSink", "FileSink", "Sink"]
+from infermesh.line_writer import Sink
+
+__all__ = ["DescriptorSink", "FileSink"]
 
 FILE_MODE = 0o640  # who called what is for operators
-
-
-class Sink(Protocol):
-    """Used by one thread. What can't be done raises OSError, and may be tried again."""
-
-    def prepare(self, size_bytes: int) -> None:
-        """Be ready for so many bytes that belong together."""
-        return
-
-    def write(self, data: bytes | memoryview) -> int:
-        """Write some of it; how much."""
-        ...
-
-    def close(self) -> None:
-        """Nothing more will come."""
-        return
 
 
 class DescriptorSink(Sink):

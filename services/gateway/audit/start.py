@@ -9,12 +9,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from infermesh.config import ConfigError
+from infermesh.line_writer import LineWriter, Sink
 from infermesh.telemetry import Metrics
 from services.gateway.audit.audited import Audited
+from services.gateway.audit.line import line_of
 from services.gateway.audit.metrics import AuditMetrics
 from services.gateway.audit.settings import AuditConfig
-from services.gateway.audit.sink import DescriptorSink, FileSink, Sink
-from services.gateway.audit.writer import AuditWriter
+from services.gateway.audit.sink import DescriptorSink, FileSink
 
 __all__ = ["audited"]
 
@@ -23,8 +24,12 @@ __all__ = ["audited"]
 async def audited(config: AuditConfig, metrics: Metrics, label: Callable[[str], str]) -> AsyncIterator[Audited]:
     """The filter over a writer that has begun; what waits when it is left is written. Raises ConfigError for a file that can't be
     appended to. `label` gives a model as its route names it."""
-    writer = AuditWriter(
-        await asyncio.to_thread(_sink, config), max_waiting=config.max_waiting, give_up_s=config.give_up_after
+    writer = LineWriter(
+        "audit",
+        await asyncio.to_thread(_sink, config),
+        max_waiting=config.max_waiting,
+        give_up_s=config.give_up_after,
+        line=line_of,
     )
     AuditMetrics(metrics, writer)
     writer.start()

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from services.gateway.payload.files import Files
+from infermesh.line_files import LineFiles
 from services.gateway.payload.frames import SETTINGS
 from services.gateway.payload.record import line_of
 from services.gateway.payload.redact import Redaction
@@ -23,7 +23,7 @@ class PayloadWriter(Worker):
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self._max_bytes = int(settings["max_bytes"])
-        self._files = Files(Path(settings["folder"]), self._max_bytes, int(settings["max_total"]))
+        self._files = LineFiles(Path(settings["folder"]), self._max_bytes, int(settings["max_total"]), prefix="payload")
         self._redaction = Redaction(settings["redact"], settings["salt"].encode())
         self._written = 0
         self._failed = 0

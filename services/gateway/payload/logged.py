@@ -14,7 +14,7 @@ from infermesh.call import Call
 from infermesh.parameters import MODEL, VARIANT
 from infermesh.protocol.open_inference_pb2 import ModelInferRequest, ModelInferResponse
 from infermesh.service import Filter, Infer
-from services.gateway.audit.sample import is_sampled
+from infermesh.sample import is_sampled
 from services.gateway.payload.frames import CALL, SHAPES
 
 __all__ = ["PayloadLogged"]

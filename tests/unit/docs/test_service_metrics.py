@@ -79,6 +79,7 @@ async def test_the_page_has_what_a_transformer_in_use_tells(
             "redis": {"url": redis_url, "cache": {"max_bytes": "1MiB"}},
             "backends": {"predictor": {"target": target}},
             "routing": {"models": "predictor", "explanations": ""},
+            "served_log": {"mode": "file", "folder": ".", "share": 1.0},
         }
         (tmp_path / "transformer.yaml").write_text(yaml.safe_dump(settings))
         config = load(TransformerConfig, tmp_path / "transformer.yaml", {})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.gateway.audit.sample import is_sampled
+from infermesh.sample import is_sampled
 
 IDS = [f"request-{number}" for number in range(100_000)]
 

@@ -1,4 +1,4 @@
-"""The one thread that writes the audit."""
+"""A thread that writes lines, for who may not wait for a disk."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
 
-from services.gateway.audit.entry import Entry
-from services.gateway.audit.line import line_of
-from services.gateway.audit.sink import Sink
+__all__ = ["LineWriter", "Sink"]
 
-__all__ = ["AuditWriter"]
+E = TypeVar("E")
 
 GATHER_S = (
     0.01  # after the first entry: a thread that wakes for each one takes the interpreter from the calls each time
@@ -25,8 +24,24 @@ LINES = 8  # that are made in one go, about 0.1 ms: a call that comes meanwhile 
 _log = logging.getLogger(__name__)
 
 
-class AuditWriter:
-    """Takes entries without ever waiting; a thread of its own makes lines of them and writes them.
+class Sink(Protocol):
+    """Where lines go. Used by one thread. What can't be done raises OSError, and may be tried again."""
+
+    def prepare(self, size_bytes: int) -> None:
+        """Be ready for so many bytes that belong together."""
+        return
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Write some of it; how much."""
+        ...
+
+    def close(self) -> None:
+        """Nothing more will come."""
+        return
+
+
+class LineWriter(Generic[E]):
+    """Takes entries without ever waiting; a thread of its own makes lines of them and writes them. `title` is for the log.
 
     Each entry is counted once: `written`, `dropped` when `max_waiting` wait already, or `failed` when it could not be written.
     What can't be written now (a full disk) is tried again for `give_up_s`; after that each batch is tried once, until one
@@ -34,22 +49,23 @@ class AuditWriter:
     """
 
     def __init__(
-        self, sink: Sink, *, max_waiting: int, give_up_s: float, line: Callable[[Entry], bytes] = line_of
+        self, title: str, sink: Sink, *, max_waiting: int, give_up_s: float, line: Callable[[E], bytes]
     ) -> None:
         self.written = 0  # by the thread alone, as is `failed`; `dropped` by who calls `write`: no counter needs a lock
         self.failed = 0
         self.dropped = 0
+        self._title = title
         self._sink = sink
         self._max_waiting = max_waiting
         self._give_up_s = give_up_s
         self._line = line
-        self._waiting: deque[Entry] = deque()
+        self._waiting: deque[E] = deque()
         self._wake = threading.Event()
         self._closing = threading.Event()
         self._failing = False
         self._end_at = math.inf
         self._torn = False  # the last line that was begun has no end
-        self._thread = threading.Thread(target=self._run, name="audit", daemon=True)  # one that hangs keeps no process
+        self._thread = threading.Thread(target=self._run, name=title, daemon=True)  # one that hangs keeps no process
 
     @property
     def waiting(self) -> int:
@@ -59,7 +75,7 @@ class AuditWriter:
         """Write from now on."""
         self._thread.start()
 
-    def write(self, entry: Entry) -> None:
+    def write(self, entry: E) -> None:
         """Have a line written for it, or drop it."""
         if len(self._waiting) >= self._max_waiting:
             self.dropped += 1
@@ -77,7 +93,7 @@ class AuditWriter:
         self._wake.set()
         self._thread.join(within_s)
         if self._thread.is_alive():
-            _log.error("the audit can't be written: %d lines are lost", len(self._waiting))
+            _log.error("the %s can't be written: %d lines are lost", self._title, len(self._waiting))
 
     def _run(self) -> None:
         while not self._closing.is_set():
@@ -89,7 +105,7 @@ class AuditWriter:
         try:
             self._sink.close()
         except OSError as error:
-            _log.error("the audit could not be closed: %s", error)
+            _log.error("the %s could not be closed: %s", self._title, error)
 
     def _drain(self) -> None:
         while self._waiting:
@@ -100,7 +116,7 @@ class AuditWriter:
                     lines.append(self._line(entry))
                 except Exception as error:  # of one entry; the others are to be written
                     self.failed += 1
-                    _log.error("a line of the audit could not be made", exc_info=error)
+                    _log.error("a line of the %s could not be made", self._title, exc_info=error)
             if lines:
                 self._put(lines)
 
@@ -118,7 +134,7 @@ class AuditWriter:
                     at += self._sink.write(memoryview(data)[at:])
             except OSError as error:
                 if not self._failing:
-                    _log.error("the audit can't be written: %s", error)
+                    _log.error("the %s can't be written: %s", self._title, error)
                 self._failing = True
                 if time.monotonic() < min(give_up_at, self._end_at):
                     time.sleep(RETRY_S)
@@ -132,4 +148,4 @@ class AuditWriter:
             self._torn = data[at - 1 : at] != b"\n"
         if at == len(data) and self._failing:
             self._failing = False
-            _log.warning("the audit is written again")
+            _log.warning("the %s is written again", self._title)

@@ -1,4 +1,4 @@
-"""Which calls are in a sample: a property of the request id, so that every gateway on a call's way decides alike."""
+"""Which calls are in a sample: a property of the request id, so that every service on its way decides alike."""
 
 from __future__ import annotations
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from services.gateway.payload.files import Files
+from infermesh.line_files import LineFiles
 
-ROOT = Path(__file__).parents[4]
+ROOT = Path(__file__).parents[3]
 BEGAN = datetime(2025, 1, 31, 12, tzinfo=UTC)
 
 
@@ -30,7 +30,7 @@ def written(folder):
 
 def test_files_together_stay_within_the_bound_at_every_moment(tmp_path):
     """The oldest go first, and what is left is the end of what was written."""
-    files = Files(tmp_path, max_bytes=100, max_total=350, now=ticking())
+    files = LineFiles(tmp_path, prefix="payload", max_bytes=100, max_total=350, now=ticking())
     lines = [b"%07d\n" % number for number in range(500)]
 
     for line in lines:
@@ -48,7 +48,7 @@ def test_what_others_left_counts_and_goes_first(tmp_path):
     (tmp_path / "payload-20240101T000000.000000Z-1.jsonl").write_bytes(b"x" * 300)
     (tmp_path / "something-else").write_bytes(b"x" * 300)
 
-    Files(tmp_path, max_bytes=100, max_total=350, now=ticking()).append(b"new\n")
+    LineFiles(tmp_path, prefix="payload", max_bytes=100, max_total=350, now=ticking()).append(b"new\n")
 
     assert sorted(each.name for each in tmp_path.iterdir()) == [
         f"payload-20250131T120000.000000Z-{os.getpid()}.jsonl",
@@ -59,7 +59,7 @@ def test_what_others_left_counts_and_goes_first(tmp_path):
 def test_a_folder_that_is_removed_fails_until_it_is_back(tmp_path):
     folder = tmp_path / "payloads"
     folder.mkdir()
-    files = Files(folder, max_bytes=100, max_total=350, now=ticking())
+    files = LineFiles(folder, prefix="payload", max_bytes=100, max_total=350, now=ticking())
     files.append(b"one\n")
     for each in folder.iterdir():
         each.unlink()
@@ -79,10 +79,10 @@ def test_a_line_that_does_not_fit_on_the_disk_leaves_nothing_behind(tmp_path):
     script = f"""
 import resource, signal, sys
 from pathlib import Path
-from services.gateway.payload.files import Files
+from infermesh.line_files import LineFiles
 signal.signal({int(signal.SIGXFSZ)}, signal.SIG_IGN)
 resource.setrlimit({resource.RLIMIT_FSIZE}, (100, 100))
-files = Files(Path(sys.argv[1]), 10_000, 30_000)
+files = LineFiles(Path(sys.argv[1]), 10_000, 30_000, prefix="payload")
 files.append(b"x" * 89 + b"\\n")
 try:
     files.append(b"y" * 49 + b"\\n")

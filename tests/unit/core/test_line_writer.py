@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from services.gateway.audit import writer as writer_module
-from services.gateway.audit.sink import FileSink, Sink
-from services.gateway.audit.writer import AuditWriter
+from infermesh import line_writer as writer_module
+from infermesh.line_writer import LineWriter, Sink
+from services.gateway.audit.sink import FileSink
 
-ROOT = Path(__file__).parents[4]
+ROOT = Path(__file__).parents[3]
 
 
 class Disk(Sink):
@@ -45,7 +45,9 @@ def full():
 
 
 def writing(sink, max_waiting=1000, give_up_s=60.0):
-    return AuditWriter(sink, max_waiting=max_waiting, give_up_s=give_up_s, line=lambda entry: f"{entry}\n".encode())
+    return LineWriter(
+        "audit", sink, max_waiting=max_waiting, give_up_s=give_up_s, line=lambda entry: f"{entry}\n".encode()
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -126,7 +128,7 @@ def test_an_entry_that_makes_no_line_is_one_entry():
             raise ValueError("as told")
         return f"{entry}\n".encode()
 
-    writer = AuditWriter(disk, max_waiting=10, give_up_s=0, line=line)
+    writer = LineWriter("audit", disk, max_waiting=10, give_up_s=0, line=line)
     for number in (1, 2, 3):
         writer.write(number)
     writer.start()
@@ -169,11 +171,12 @@ def test_a_file_past_the_limit_of_the_system(tmp_path):
     script = """
 import resource, signal, sys
 from pathlib import Path
+from infermesh.line_writer import LineWriter
 from services.gateway.audit.sink import FileSink
-from services.gateway.audit.writer import AuditWriter
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-writer = AuditWriter(FileSink(Path(sys.argv[1]), 1 << 20, 1), max_waiting=1000, give_up_s=0, line=lambda e: b"%08d\\n" % e)
+sink = FileSink(Path(sys.argv[1]), 1 << 20, 1)
+writer = LineWriter("audit", sink, max_waiting=1000, give_up_s=0, line=lambda e: b"%08d\\n" % e)
 for number in range(200):
     writer.write(number)
 writer.start()
