@@ -42,6 +42,7 @@ class Places:
     leaving: Path
     """A number: `LEAVING` makes Envoy send GOAWAY on all connections, idle ones too."""
     certificates: Path
+    """A folder with the files of `certificates`."""
     module: Path
     """pyvoy's shared library."""
     app: str
@@ -66,27 +67,15 @@ def log_level(settings: Settings) -> str:
     return _LEVELS.get(level, level)
 
 
-def certificates(pem: Pem) -> dict[str, Any]:
-    """What the file `Places.certificates` holds; Envoy takes it over when it is replaced by a rename."""
-    resources: list[dict[str, Any]] = [
-        {
-            "@type": f"{_TYPE}extensions.transport_sockets.tls.v3.Secret",
-            "name": "server",
-            "tls_certificate": {
-                "certificate_chain": {"inline_string": pem.cert.decode()},
-                "private_key": {"inline_string": pem.key.decode()},
-            },
-        }
-    ]
+def certificates(pem: Pem) -> dict[str, dict[str, Any]]:
+    """What each file in the folder `Places.certificates` holds, by its name; Envoy takes one over when it is replaced by
+    a rename. A file has one secret: Envoy refuses more."""
+    chain, key = {"inline_string": pem.cert.decode()}, {"inline_string": pem.key.decode()}
+    files = {"server": {"tls_certificate": {"certificate_chain": chain, "private_key": key}}}
     if pem.ca:
-        resources.append(
-            {
-                "@type": f"{_TYPE}extensions.transport_sockets.tls.v3.Secret",
-                "name": "clients",
-                "validation_context": {"trusted_ca": {"inline_string": pem.ca.decode()}},
-            }
-        )
-    return {"resources": resources}
+        files["clients"] = {"validation_context": {"trusted_ca": {"inline_string": pem.ca.decode()}}}
+    kind = f"{_TYPE}extensions.transport_sockets.tls.v3.Secret"
+    return {f"{name}.json": {"resources": [{"@type": kind, "name": name, **secret}]} for name, secret in files.items()}
 
 
 def _listener(settings: Settings, port: int, places: Places) -> dict[str, Any]:
@@ -237,7 +226,10 @@ def _python(places: Places) -> dict[str, Any]:
 
 def _tls(settings: Settings, places: Places) -> dict[str, Any]:
     def secret(name: str) -> dict[str, Any]:
-        source = {"path_config_source": {"path": str(places.certificates)}, "resource_api_version": "V3"}
+        source = {
+            "path_config_source": {"path": str(places.certificates / f"{name}.json")},
+            "resource_api_version": "V3",
+        }
         return {"name": name, "sds_config": source}
 
     common: dict[str, Any] = {

@@ -16,19 +16,19 @@ __all__ = ["KeptCertificates"]
 
 
 class KeptCertificates:
-    """A file of Envoy's secrets that has what the configured files last had that was good.
+    """A folder of Envoy's secrets, which have what the configured files last had that was good.
 
     They are checked here as on the other engine, so that a pair which is none, or is half written, changes nothing, and is told.
     """
 
-    def __init__(self, file: Path, tls: ServerTlsConfig | None, observe: Observe) -> None:
-        self._file = file
+    def __init__(self, folder: Path, tls: ServerTlsConfig | None, observe: Observe) -> None:
+        self._folder = folder
         self._tls = tls
         self._observe = observe
         self._following: asyncio.Future[None] | None = None
 
     async def open(self) -> None:
-        """Write the file and follow from now on; nothing without TLS. Raises ConfigError for certificates that can't be used."""
+        """Write the files and follow from now on; nothing without TLS. Raises ConfigError for certificates that can't be used."""
         if self._tls is None:
             return
         read = functools.partial(read_server, self._tls)
@@ -46,8 +46,10 @@ class KeptCertificates:
         return True
 
     def _write(self, pem: Pem) -> None:
-        new = self._file.with_suffix(".new")
-        opened = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with open(opened, "w") as file:  # noqa: PTH123  # a descriptor
-            json.dump(certificates(pem), file)
-        new.replace(self._file)  # which is what Envoy looks for
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        for name, content in certificates(pem).items():
+            new = self._folder / f"{name}.new"
+            opened = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with open(opened, "w") as file:  # noqa: PTH123  # a descriptor
+                json.dump(content, file)
+            new.replace(self._folder / name)  # which is what Envoy looks for

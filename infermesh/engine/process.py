@@ -54,7 +54,7 @@ class Group:
 
     @property
     def certificates(self) -> Path:
-        return self.folder / "certificates.json"
+        return self.folder / "certificates"
 
 
 @dataclass
@@ -152,9 +152,11 @@ class Process:
         return await self._child.wait()
 
     async def _close_listeners(self) -> bool:
+        # In this order. A connection that waits to be accepted when the listener closes is reset, and telling clients to go
+        # brings many of those: they have to find the listener closed, and so another process.
         try:
-            await ask(self.places.admin, "POST", "/drain_listeners?graceful&skip_exit", ANSWER_WITHIN_S)
             await ask(self.places.admin, "POST", "/drain_listeners", ANSWER_WITHIN_S)
+            await ask(self.places.admin, "POST", "/drain_listeners?graceful&skip_exit", ANSWER_WITHIN_S)
         except NoAnswer as reason:
             _log.warning("%s can't be drained: %s", self.name, reason)
             return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
 from typing import NamedTuple
 
@@ -14,12 +15,13 @@ from infermesh.parameters import MODEL
 from infermesh.protocol import open_inference_pb2 as pb
 from infermesh.tensors import Array, add_outputs, uses_raw
 from services.explainer.estimate import Estimate, Floats
+from services.explainer.reasons import Reasons
 
-__all__ = ["OUTPUTS", "Explanation", "OutputSpec", "check_size", "requested_outputs", "response_of"]
+__all__ = ["NAMED_ONLY", "OUTPUTS", "Explanation", "OutputSpec", "check_size", "requested_outputs", "response_of"]
 
 
 class OutputSpec(NamedTuple):
-    """An output; its shape in letters: N rows, M features, K classes."""
+    """An output; its shape in letters: N rows, M features, K classes, R reasons."""
 
     name: str
     datatype: str
@@ -35,6 +37,12 @@ OUTPUTS = (
     OutputSpec("feature_names", "BYTES", "M"),
     OutputSpec("output_names", "BYTES", "K"),
 )
+NAMED_ONLY = (
+    OutputSpec("feature_values", "BYTES", "NM"),
+    OutputSpec("reasons", "BYTES", "NR"),
+    OutputSpec("reason_features", "BYTES", "NR"),
+)
+"""Outputs that only those get who name them."""
 
 
 def check_size(request: pb.ModelInferRequest, rows: int, features: int, classes: int, most_bytes: int) -> None:
@@ -63,6 +71,7 @@ class Explanation:
     method: str
     seed: int
     rows_sent: int
+    reasons: Reasons
     link: str = "identity"
     told: Mapping[str, str] = field(default_factory=dict)
     """Response parameters that only some methods have."""
@@ -73,8 +82,12 @@ class Explanation:
         error: Floats = np.abs(self.base + self.estimate.attributions.sum(axis=1) - self.predictions)
         return error
 
+    @cached_property
+    def _reasons(self) -> tuple[Array, Array]:
+        return self.reasons.of(self.estimate)
+
     def array(self, output: str) -> Array:
-        """The tensor of one of `OUTPUTS`."""
+        """The tensor of one of `OUTPUTS` or `NAMED_ONLY`."""
         match output:
             case "attributions":
                 return self.estimate.attributions
@@ -90,6 +103,12 @@ class Explanation:
                 return _texts(self.features)
             case "output_names":
                 return _texts(self.classes)
+            case "feature_values":
+                return self.reasons.values
+            case "reasons":
+                return self._reasons[0]
+            case "reason_features":
+                return self._reasons[1]
         raise KeyError(output)
 
 
@@ -97,7 +116,7 @@ def requested_outputs(request: pb.ModelInferRequest) -> list[OutputSpec]:
     """The outputs that are asked for, in that order, each once; all when none is named. Raises InvalidRequest."""
     if not request.outputs:
         return list(OUTPUTS)
-    named = {spec.name: spec for spec in OUTPUTS}
+    named = {spec.name: spec for spec in (*OUTPUTS, *NAMED_ONLY)}
     asked = dict.fromkeys(output.name for output in request.outputs)
     for name in asked:
         if name not in named:

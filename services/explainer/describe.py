@@ -7,7 +7,7 @@ import json
 from infermesh.errors import InvalidRequest, MeshError
 from infermesh.names import EXPLAINER_SUFFIX
 from infermesh.protocol import open_inference_pb2 as pb
-from services.explainer.answer import OUTPUTS, OutputSpec
+from services.explainer.answer import NAMED_ONLY, OUTPUTS, OutputSpec
 from services.explainer.backgrounds import Backgrounds
 from services.explainer.groups import GROUPS, grouped
 from services.explainer.link import LINKS
@@ -106,6 +106,7 @@ def _properties(signature: Signature, backgrounds: Backgrounds, most_features: i
         "infermesh.model": signature.model,
         "infermesh.methods": json.dumps(METHODS),
         "infermesh.links": json.dumps(LINKS),
+        "infermesh.outputs.named": json.dumps([each.name for each in NAMED_ONLY]),
         "infermesh.backgrounds": json.dumps(backgrounds.names(signature.model)),
         "infermesh.backgrounds.sets": json.dumps(backgrounds.described(signature.model)),
     }

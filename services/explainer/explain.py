@@ -31,6 +31,7 @@ from services.explainer.methods.run import Graphs, Task, no_graphs, run
 from services.explainer.paces import Paces
 from services.explainer.parameters import Parameters, for_the_model, wrong
 from services.explainer.players import Players
+from services.explainer.reasons import Reasons, templates_of
 from services.explainer.signature import Signature, TensorSpec
 from services.explainer.threads import Threads
 from services.explainer.value import Value
@@ -70,6 +71,11 @@ class Explain:
         self._base_values = BaseValues()
         self._graphs = graphs
         self._paces = Paces()
+
+    @property
+    def threads(self) -> Threads:
+        """Where arithmetic goes that is too long for the event loop."""
+        return self._threads
 
     async def signature(self, model: str, version: str, call: Call) -> Signature:
         """What the backend says of the model; its errors are the caller's."""
@@ -139,6 +145,7 @@ class Explain:
                 NAME_ELEMENTS * ask.width, _picked, request, signature, output, parameters.classes, predictions
             )
             self._check_size(request, rows, players, len(classes))
+            reasons = Reasons(arrays, players, templates_of(signature), parameters.reasons, parameters.adverse)
             task = Task(value, ask, columns, base, predictions, arrays, background, players, parameters, call, pace)
             async with aclosing(run(task, self._config, self._graphs, self._threads, self._clock)) as found:
                 async for one in found:
@@ -153,6 +160,7 @@ class Explain:
                         method=task.method,
                         seed=parameters.seed,
                         rows_sent=ask.rows_sent,
+                        reasons=reasons,
                         link=one.link,
                         told=one.told,
                     )

@@ -14,7 +14,7 @@ from infermesh.names import EXPLAINER_SUFFIX, check_model_name, explained_model
 from infermesh.parameters import check_parameters
 from infermesh.protocol import open_inference_pb2 as pb
 from infermesh.service import InferenceService, ModelRepository
-from services.explainer.answer import Explanation, requested_outputs, response_of
+from services.explainer.answer import NAMED_ONLY, Explanation, requested_outputs, response_of
 from services.explainer.backgrounds import Backgrounds
 from services.explainer.config import ExplainerConfig
 from services.explainer.describe import config_message, index_message, metadata_message
@@ -29,6 +29,7 @@ from services.explainer.statistics import Statistics
 __all__ = ["Explainer"]
 
 QUEUE_PUSHBACK_S = 0.5
+TEXT_ELEMENTS = 10  # what making a text costs, in elements of arithmetic
 
 Tell = Callable[[Callable[[], pb.ModelInferResponse], Estimate], None]  # the answer so far, made when it is wanted
 
@@ -121,7 +122,8 @@ class Explainer(InferenceService, ModelRepository):
             raise
         ended = self._clock()
         self._statistics.answered(model, explanation.version, rows, turn - queued, ended - turn, ended - began)
-        return answered(explanation)
+        texts = rows * len(explanation.features) * TEXT_ELEMENTS if set(outputs) & set(NAMED_ONLY) else 0
+        return await self._explain.threads.run(texts, answered, explanation)
 
     async def metadata(self, request: pb.ModelMetadataRequest, call: Call) -> pb.ModelMetadataResponse:
         signature = await self._signature(_model_of(request.name), request.version, call)

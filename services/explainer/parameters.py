@@ -12,6 +12,7 @@ from infermesh.parameters import PRIORITY, TIMEOUT
 from infermesh.protocol import open_inference_pb2 as pb
 from services.explainer.classes import ALL, Classes
 from services.explainer.link import LINKS
+from services.explainer.reasons import DIRECTIONS, MOST_REASONS
 
 __all__ = ["METHODS", "Parameters", "for_the_model", "wrong"]
 
@@ -31,6 +32,8 @@ _OWN = frozenset(
         "background",
         "groups",
         "feature_perturbation",
+        "reasons",
+        "adverse",
     }
     | {PRIORITY, TIMEOUT, "sequence_id", "sequence_start", "sequence_end"}
 )
@@ -52,6 +55,8 @@ class Parameters:
     | `background` | string | which set of rows; empty: the model's default |
     | `groups` | string | which features are one player: see `grouped`; empty: as the model declares |
     | `feature_perturbation` | string | of `tree`: what stands for a feature that is not known |
+    | `reasons` | integer | how many reasons the outputs `reasons` and `reason_features` have for each row |
+    | `adverse` | string | the direction that they are about: `up` or `down` |
     """
 
     method: str = "auto"
@@ -64,6 +69,8 @@ class Parameters:
     background: str = ""
     groups: str = ""
     feature_perturbation: str = "interventional"
+    reasons: int = 4
+    adverse: str = "up"
 
     @classmethod
     def of(cls, request: pb.ModelInferRequest) -> Parameters:
@@ -87,6 +94,8 @@ class Parameters:
             _text(request, "background"),
             _text(request, "groups"),
             perturbation,
+            _integer(request, "reasons", low=1, high=MOST_REASONS) or 4,
+            _one_of(request, "adverse", DIRECTIONS, "up"),
         )
 
 
@@ -134,12 +143,14 @@ def _one_of(request: pb.ModelInferRequest, name: str, values: Sequence[str], def
     return value
 
 
-def _integer(request: pb.ModelInferRequest, name: str, *, low: int) -> int | None:
+def _integer(request: pb.ModelInferRequest, name: str, *, low: int, high: int | None = None) -> int | None:
     value = _value(request, name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
-        raise wrong(request, name, f"an integer of {low} or more")
+    if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
+        raise wrong(
+            request, name, f"an integer of {low} or more" if high is None else f"an integer from {low} to {high}"
+        )
     return value
 
 

@@ -19,7 +19,7 @@ from infermesh.transport.tls import Pem
 
 ROOT = Path(__file__).parents[3]
 SETTINGS = Settings("predictor", "127.0.0.1", 8001, 8002)
-PLACES = Places(Path("/run/a"), Path("/run/l"), Path("/run/c.json"), Path("/lib/pyvoy.so"), "module:application")
+PLACES = Places(Path("/run/a"), Path("/run/l"), Path("/run"), Path("/lib/pyvoy.so"), "module:application")
 VARIANTS = {
     "plain": SETTINGS,
     "text": replace(SETTINGS, log_json=False),
@@ -83,9 +83,10 @@ def envoy() -> str:
 def test_envoy_takes_it(variant: str, tmp_path: Path) -> None:
     """As `envoy --mode validate` sees it, unknown fields refused; another filter stands for Python, which is not started."""
     settings = VARIANTS[variant]
-    places = Places(tmp_path / "a", tmp_path / "leaving", tmp_path / "c.json", PLACES.module, PLACES.app)
+    places = Places(tmp_path / "a", tmp_path / "leaving", tmp_path, PLACES.module, PLACES.app)
     places.leaving.write_text("0")
-    places.certificates.write_text(json.dumps(certificates(Pem(b"cert", b"key", b"ca"))))
+    for name, secret in certificates(Pem(b"cert", b"key", b"ca")).items():
+        (tmp_path / name).write_text(json.dumps(secret))
     config = bootstrap(settings, 0, places)
     filters = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"][
         "http_filters"
