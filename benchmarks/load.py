@@ -1,8 +1,10 @@
 """A closed-loop load: as many calls in flight as asked, the next one sent when one is answered. Loopback only.
 
-    python -m benchmarks.load TARGET REQUEST_FILE SECONDS IN_FLIGHT [KEY]
+    python -m benchmarks.load TARGET REQUESTS SECONDS IN_FLIGHT [KEY]
 
-REQUEST_FILE holds one serialised ModelInferRequest. Prints one JSON line: calls, errors, seconds, p50 and p99 in milliseconds.
+REQUESTS is a file that holds one serialised ModelInferRequest, or a folder of such files: they are sent in turns, in the order of
+their names, for servers that would do the same work once for calls that ask for the same. Prints one JSON line: calls, errors,
+`failed` (how many by status and message, at most ten), seconds, p50 and p99 in milliseconds.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ import asyncio
 import json
 import sys
 import time
+from collections import Counter
+from itertools import cycle
 from pathlib import Path
 
 import grpc
@@ -18,28 +22,36 @@ import uvloop
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 MAX_SECONDS = 120
+TOLD = 10  # kinds of failure
+
+
+def requests_of(path: Path) -> list[bytes]:
+    """The serialised requests of a file or a folder. Raises ValueError for a folder without any."""
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    if not files:
+        raise ValueError(f"{path}: expected requests, got an empty folder")
+    return [file.read_bytes() for file in files]
 
 
 async def main(target: str, file: str, seconds: str, in_flight: str, key: str = "") -> None:
     if not target.startswith(("127.", "localhost:")):
         sys.exit("load goes to loopback only")
-    request = Path(file).read_bytes()  # noqa: ASYNC240  # before anything is served or sent
+    requests = cycle(requests_of(Path(file)))  # before anything is served or sent
     metadata = (("x-api-key", key),) if key else None
     latencies: list[float] = []
-    errors = 0
+    failed: Counter[str] = Counter()
     async with grpc.aio.insecure_channel(target) as channel:
         infer = channel.unary_unary(METHOD)
-        await infer(request, timeout=10, metadata=metadata)
+        await infer(next(requests), timeout=10, metadata=metadata)
         began = time.perf_counter()
         end = began + min(float(seconds), MAX_SECONDS)
 
         async def caller() -> None:
-            nonlocal errors
             while (started := time.perf_counter()) < end:
                 try:
-                    await infer(request, timeout=10, metadata=metadata)
-                except grpc.aio.AioRpcError:
-                    errors += 1
+                    await infer(next(requests), timeout=10, metadata=metadata)
+                except grpc.aio.AioRpcError as error:
+                    failed[f"{error.code().name}: {error.details()}"] += 1
                 else:
                     latencies.append(time.perf_counter() - started)
 
@@ -49,7 +61,9 @@ async def main(target: str, file: str, seconds: str, in_flight: str, key: str = 
     quantile = (
         {f"p{q}_ms": round(latencies[len(latencies) * q // 100] * 1000, 3) for q in (50, 99)} if latencies else {}
     )
-    print(json.dumps({"calls": len(latencies), "errors": errors, "seconds": took, **quantile}))
+    told = dict(failed.most_common(TOLD))
+    errors = failed.total()
+    print(json.dumps({"calls": len(latencies), "errors": errors, "failed": told, "seconds": took, **quantile}))
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ reads packed rows, and runs with the samples' settings. The peers (`bare_transfo
 feature, a hash with four bytes for each, and a string with all of them. Only the first is bound to a figure: it is what people
 have. The last is the floor for whatever is written on grpc.aio and redis-py.
 
-Before the load, the backend must get from each the features that were written, to the bit; after it, Valkey must have been asked
-for each call. Then the parts of our hop alone, in this process: reading ids and naming keys, the lookup with as many at a time as
+The load sends 512 requests of different cards in turns: ours asks once for a key that several calls want at the same time, and
+that would save it what its peers do. Before the load, the backend must get from each the features that were
+written, to the bit; after it, Valkey must have been asked for each call. Then the parts of our hop alone, in this process: reading ids and naming keys, the lookup with as many at a time as
 Valkey has met in one read under the load, and the join. Their share is of the hop's CPU under that load.
 """
 
@@ -40,8 +41,9 @@ from infermesh.tensors import add_outputs
 
 BOUND, BOUND_PEER = 1.0, "texts"
 SHARE_BOUND = 0.15  # of the lookup in the hop
-CARDS = 2000
+CARDS = 8000
 FIRST = 7  # any card but the first
+REQUESTS = 512  # of which the neighbours, far more than are in flight, have no card in common
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +89,7 @@ def measure(counts: Sequence[int], peers: Sequence[str], pairs: int, seconds: fl
         for count in counts:
             for each in (ours, *others.values()):
                 check(each, FIRST, count)
-            file = folder / f"request-{count}.bin"
-            file.write_bytes(request_for(FIRST, count).SerializeToString())
+            file = write_requests(folder / f"requests-{count}", count)
             print(f"\n--- {count} {'entity' if count == 1 else 'entities'} in a request; {load_average()}")
             ratios = compare_all(ours, list(others.values()), file, pairs=pairs, seconds=seconds, in_flight=in_flight)
             hop = loaded(ours, file, seconds, in_flight, valkey.url)
@@ -98,6 +99,15 @@ def measure(counts: Sequence[int], peers: Sequence[str], pairs: int, seconds: fl
             _tell(ours, others, ratios)
             _tell_parts(hop, parts)
     return failed
+
+
+def write_requests(folder: Path, count: int, cards: int = CARDS) -> Path:
+    """The folder, with REQUESTS of so many cards each."""
+    folder.mkdir()
+    for number in range(REQUESTS):
+        request = request_for(number * count % (cards - count), count)
+        (folder / f"{number:03}.bin").write_bytes(request.SerializeToString())
+    return folder
 
 
 def answer() -> ModelInferResponse:

@@ -53,7 +53,6 @@ def transformer(folder: Path, url: str, backend_port: int) -> Iterator[Contender
         "SERVER__HTTP_PORT": str(free_port()),
         "SERVER__DRAIN": "0s",
         "REDIS__URL": url,
-        "REDIS__TIMEOUT": "5s",  # on a busy machine Valkey may wait for its core; a call that fails measures nothing
         **{f"BACKENDS__{n}__TARGET": f"127.0.0.1:{backend_port}" for n in ("PREDICTOR", "EXPLAINER", "CANDIDATE")},
     }
     prefixed = {f"INFERMESH_TRANSFORMER__{name}": value for name, value in environment.items()}

@@ -30,6 +30,9 @@ class Explanation:
     std_error: Array | None  # [rows, M, K]; None: the explainer did not say
     features: tuple[str, ...]
     outputs: tuple[str, ...]
+    values: tuple[tuple[str, ...], ...] = ()  # by row: the features as texts; empty: not asked for
+    reasons: tuple[tuple[str, ...], ...] = ()  # by row, the weightiest first
+    additivity_error: Array | None = None  # [rows, K]
 
     @classmethod
     def read(cls, response: ModelInferResponse) -> Explanation:
@@ -43,6 +46,9 @@ class Explanation:
                 found.get("std_error"),
                 _texts(found["feature_names"]),
                 _texts(found["output_names"]),
+                _rows(found.get("feature_values")),
+                tuple(tuple(filter(None, row)) for row in _rows(found.get("reasons"))),
+                found.get("additivity_error"),
             )
         except KeyError as missing:
             raise Failure(
@@ -63,15 +69,19 @@ class Explanation:
 
 
 def chart(
-    explanation: Explanation, output: int, row: int = 0, values: Mapping[str, str] | None = None
+    explanation: Explanation,
+    output: int,
+    row: int = 0,
+    values: Mapping[str, str] | None = None,
+    most: int = MAX_FEATURES,
 ) -> RenderableType:
     """A signed bar for each feature, the largest first; from the base value, they add up to the prediction.
 
-    `values` are what the features were, as far as the caller knows. Past twelve, the rest is shown as one sum.
+    `values` are what the features were, as far as the caller knows. Past `most`, the rest is shown as one sum.
     """
     amounts = np.asarray(explanation.attributions, np.float64)[row, :, output]
     order = np.argsort(-np.abs(amounts), kind="stable")
-    shown = order if len(order) <= MAX_FEATURES + 1 else order[:MAX_FEATURES]
+    shown = order if len(order) <= most + 1 else order[:most]
     rest = [i for i in order.tolist() if i not in set(shown.tolist())]
     largest = float(np.abs(amounts).max(initial=0.0))
 
@@ -110,6 +120,10 @@ def chart(
 
 def _signed(amount: float) -> Text:
     return Text(f"{amount:+.4f}", RISES if amount >= 0 else FALLS)
+
+
+def _rows(array: Array | None) -> tuple[tuple[str, ...], ...]:
+    return () if array is None else tuple(_texts(row) for row in array)
 
 
 def _texts(array: Array) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["log"]
 
 SUFFIX = ".parquet"
+MAX_PLACES = 20  # of lines without an end that are shown
 
 
 def log(
@@ -127,6 +128,13 @@ def _tell(summary: LogSummary, target: Path) -> None:
             Text(f"{lines} line{_s(lines)} could not be read and {'are' if lines > 1 else 'is'} passed over:", "yellow")
         )
         for place in summary.damage.places:
+            err.print(Text(f"  {place}", "yellow"))
+    if endless := summary.damage.endless:
+        count = len(endless)
+        err.print(
+            Text(f"{count} line{_s(count)} ha{'s' if count == 1 else 've'} no end and may still be written:", "yellow")
+        )
+        for place in endless[:MAX_PLACES]:
             err.print(Text(f"  {place}", "yellow"))
 
 

@@ -11,6 +11,7 @@ import infermesh
 from infermesh.cli import backgrounds, config, features, keys, models, routes, shadow
 from infermesh.cli.asking import Connection, connect_by
 from infermesh.cli.console import out, say_failure
+from infermesh.cli.explain import explain
 from infermesh.cli.failure import Failure
 from infermesh.cli.infer import infer
 from infermesh.cli.ready import ready
@@ -91,6 +92,7 @@ def root(
 app.command("up")(up)
 app.command("demo")(demo)
 app.command("infer", no_args_is_help=True)(infer)
+app.command("explain", no_args_is_help=True)(explain)
 app.command("ready")(ready)
 app.add_typer(models.app, name="models")
 app.add_typer(features.app, name="features")

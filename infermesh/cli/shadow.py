@@ -14,7 +14,8 @@ from rich.text import Text
 from infermesh.cli.asking import DEFAULT_TARGET, Key, Target, Timeout, asked, refused
 from infermesh.cli.console import err, out
 from infermesh.cli.failure import Failure
-from infermesh.cli.shadow_page import page, plotly_js
+from infermesh.cli.html_page import plotly_js
+from infermesh.cli.shadow_page import page
 from infermesh.cli.shadow_rows import not_compared
 from infermesh.cli.shadow_table import overview, shown
 from infermesh.cli.shadow_words import plain

@@ -6,21 +6,17 @@ own policy lets no script run but those whose digests it names, and fetches noth
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 from collections.abc import Iterator
 from html import escape
 from typing import Any
 
-from infermesh.cli.failure import Failure
+from infermesh.cli.html_page import document
 from infermesh.cli.shadow_plots import PRIMARY, SHADOW, Plot, plots
 from infermesh.cli.shadow_rows import WORST, Rows, not_compared, tables
-from infermesh.cli.shadow_style import DRAW, STYLE
 from infermesh.cli.shadow_words import heading, period, plain, state_of
 from infermesh.protocol import shadow_reports_pb2 as pb
 
-__all__ = ["page", "plotly_js"]
+__all__ = ["page"]
 
 MAX_ROWS = 100
 MAX_FINDINGS = 8
@@ -35,35 +31,13 @@ _SHAPE = {
 _TITLE = {"font": {"size": 13}, "standoff": 8}
 
 
-def plotly_js() -> str:
-    """The library that draws, whole. Raises Failure where the extra is missing."""
-    try:
-        from plotly.offline import get_plotlyjs
-    except ImportError:
-        raise Failure("--html: plotly is not installed", hint="pip install 'infermesh[report]'") from None
-    return str(get_plotlyjs())
-
-
 def page(answer: pb.ReportResponse, script: str) -> str:
     """The page; `script` is plotly.js."""
     drawn: list[Plot] = []
     body = "".join(_body(answer, drawn))
     figures = [{"data": each.data, "layout": _shaped(each)} for each in drawn]
-    scripts = [script, DRAW]
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; script-src {_digests(scripts)}"
     models = ", ".join(dict.fromkeys(plain(each.model) for each in answer.reports))
-    return "".join(
-        [
-            '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n',
-            f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">\n',
-            f"<title>{escape(models)}: shadow report</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n",
-            body,
-            f'<script type="application/json" id="figures">{_inside_script(figures)}</script>\n',
-            *(f"<script>{each}</script>\n" for each in scripts),
-            "</body>\n</html>\n",
-        ]
-    )
+    return document(f"{models}: shadow report", body, figures, script)
 
 
 def _body(answer: pb.ReportResponse, drawn: list[Plot]) -> Iterator[str]:
@@ -147,14 +121,3 @@ def _shaped(plot: Plot) -> dict[str, Any]:
 def _kind(column: str, rows: Rows) -> str:
     kind = "number" if column in rows.numbers else "whole" if column in rows.whole else ""
     return f' class="{kind}"' if kind else ""
-
-
-def _inside_script(value: object) -> str:
-    """JSON that can't end the element it stands in."""
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))  # ASCII
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _digests(scripts: list[str]) -> str:
-    digests = (hashlib.sha256(each.encode()).digest() for each in scripts)
-    return " ".join(f"'sha256-{base64.b64encode(each).decode()}'" for each in digests)

@@ -13,7 +13,7 @@ from services.transformer.row import NEVER
 from services.transformer.served.records import Record, Tensor
 from services.transformer.statuses import Status
 
-__all__ = ["batch_of", "schema_of"]
+__all__ = ["batch_of"]
 
 _TYPES = {
     "BOOL": pa.bool_(),
@@ -36,15 +36,8 @@ _STATUSES = pa.array([status.word for status in Status], pa.string())
 _TIME = pa.timestamp("us", tz="UTC")
 
 
-def schema_of(record: Record) -> pa.Schema:
-    """The columns of one record, without making them."""
-    return pa.schema(
-        [(name, values.type if isinstance(values, pa.Array) else values) for name, values in _columns(record)]
-    )
-
-
 def batch_of(record: Record) -> pa.RecordBatch:
-    """Its rows."""
+    """Its rows. Raises ValueError, IndexError or TypeError for values that can't be a column: a damaged line may say anything."""
     return pa.record_batch(dict(_columns(record)))
 
 
@@ -93,11 +86,13 @@ def _times(values: Array) -> pa.Array:
 
 
 def _array(tensor: Tensor) -> pa.Array:
-    """Scalars for one value in a row, else lists of a fixed size, row-major."""
+    """Scalars for one value in a row, else lists of a fixed size, row-major; Arrow has none of size 0, which are plain lists."""
     values = tensor.values
     flat = values.reshape(-1)
     made = _texts(flat) if tensor.datatype == "BYTES" else pa.array(np.ascontiguousarray(flat), _TYPES[tensor.datatype])
     width = int(np.prod(values.shape[1:]))
+    if width == 0:
+        return pa.ListArray.from_arrays(pa.array(np.zeros(len(values) + 1, np.int32)), made)
     return made if width == 1 else pa.FixedSizeListArray.from_arrays(made, width)
 
 

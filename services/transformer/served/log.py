@@ -94,6 +94,15 @@ class ServedLog:
         return f"ServedLog({self._config.share:g})"
 
 
+class _Files(LineFiles):
+    """Looks before each batch whether its file is still there: transformers that share a folder delete the oldest files of it,
+    and what is written to one that was deleted is lost, though no write fails."""
+
+    def prepare(self, size_bytes: int) -> None:
+        self.look()
+        super().prepare(size_bytes)
+
+
 class ServedMetrics(Collector):
     """| metric | labels | meaning |
     |---|---|---|
@@ -123,7 +132,7 @@ async def served_log(config: ServedLogConfig, metrics: Metrics) -> AsyncIterator
         yield None
         return
     await asyncio.to_thread(_check, config)
-    log = ServedLog(config, LineFiles(config.folder, config.max_bytes, config.max_total, prefix=PREFIX))
+    log = ServedLog(config, _Files(config.folder, config.max_bytes, config.max_total, prefix=PREFIX))
     ServedMetrics(metrics, log)
     log.writer.start()
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -13,13 +13,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from services.transformer.served.arrow import batch_of, schema_of
+from services.transformer.served.arrow import batch_of
 from services.transformer.served.records import Damage, Record, read_records
 
 __all__ = ["Chosen", "LogSummary", "OtherTypes", "write_file", "write_parts"]
 
 STATE = ".features-log.json"  # in the folder of the parts: how far each file of the log was read
 GROUP_ROWS = 20_000
+GROUP_BYTES = 16 << 20  # rows of long vectors are many bytes before they are many
 FEW = 16  # files that are open at a time
 
 Progress = Callable[["LogSummary"], None]
@@ -75,11 +76,12 @@ def write_parts(
     for file in files:
         begin = read = state.offset(file)
         with _Parts(folder, f"{file.stem}-{begin}", summary) as parts:
-            for record, end in _wanted(file, begin, chosen, summary, progress):
+            for found, end in _wanted(file, begin, chosen, summary, progress):
                 read = end
-                if record is not None:
+                if found is not None:
+                    record, batch = found
                     day = f"date={record.served_at:%Y-%m-%d}" if by_day else ""
-                    parts.add(record, (_safe(record.model), day))
+                    parts.add(batch, (_safe(record.model), day))
         state.read(file, read)
     return summary
 
@@ -89,34 +91,35 @@ def write_file(
 ) -> LogSummary:
     """Write all of the log as one file, in place of the one that was there. A column that some records lack is null in them.
 
-    Raises OtherTypes when a column has several types, OSError.
+    What is logged while this reads is left for the next time: its columns are not known. Raises OtherTypes when a column has
+    several types, OSError.
     """
-    schema: pa.Schema | None = None
+    schema = pa.schema([])
     known: set[str] = set()
+    ends: dict[Path, int] = {}
     for file in files:
-        for record, _ in read_records(file, 0, Damage()):
-            if record is None or not chosen(record):
+        for found, end in _wanted(file, 0, chosen, LogSummary(), lambda _: None):
+            ends[file] = end
+            if found is None:
                 continue
-            found = schema_of(record)
-            if (key := found.to_string()) in known:
+            record, batch = found
+            if (key := batch.schema.to_string()) in known:
                 continue
             known.add(key)
             try:
-                schema = found if schema is None else pa.unify_schemas([schema, found])
+                schema = pa.unify_schemas([schema, batch.schema])
             except pa.ArrowException as error:
                 raise OtherTypes(
                     f"{record.model} at {record.served_at:%Y-%m-%d %H:%M}: {error}; write to a folder, whose files may differ, "
                     "or choose by --model, --since and --until"
                 ) from None
     summary = LogSummary()
-    if schema is None:
-        schema = pa.schema([])
     part = _Part(target, schema)
     try:
         for file in files:
-            for record, _ in _wanted(file, 0, chosen, summary, progress):
-                if record is not None:
-                    part.add(record)
+            for found, _ in _wanted(file, 0, chosen, summary, progress, until=ends.get(file, 0)):
+                if found is not None:
+                    part.add(found[1])
         part.done()
     except BaseException:
         part.drop()
@@ -126,22 +129,27 @@ def write_file(
 
 
 def _wanted(
-    file: Path, offset: int, chosen: Chosen, summary: LogSummary, progress: Progress
-) -> Iterator[tuple[Record | None, int]]:
-    """The records that are chosen, counted, and None for the others: the bytes go on."""
+    file: Path, offset: int, chosen: Chosen, summary: LogSummary, progress: Progress, *, until: int | None = None
+) -> Iterator[tuple[tuple[Record, pa.RecordBatch] | None, int]]:
+    """The records that are chosen, counted, with their rows; None for the others: the bytes go on."""
     before = offset
-    try:
-        for record, end in read_records(file, offset, summary.damage):
+    with suppress(FileNotFoundError), closing(read_records(file, offset, summary.damage)) as records:
+        # The oldest files go while others are read.
+        for record, end in records:
+            if until is not None and end > until:
+                return
+            found = None
+            if record is not None and chosen(record):
+                try:
+                    found = record, batch_of(record)
+                except (pa.ArrowException, ValueError, TypeError, AttributeError) as error:
+                    summary.damage.add(file, before, str(error))
+                else:
+                    summary.add(record)
             summary.read_bytes += end - before
             before = end
-            if record is not None and chosen(record):
-                summary.add(record)
-                yield record, end
-            else:
-                yield None, end
+            yield found, end
             progress(summary)
-    except FileNotFoundError:  # the oldest go while they are read
-        return
 
 
 def _safe(model: str) -> str:
@@ -157,13 +165,14 @@ class _Part:
         self.schema = schema
         self._draft = target.with_name(f".{target.name}.{os.getpid()}")
         self._batches: list[pa.RecordBatch] = []
-        self._rows = 0
+        self._rows = self._bytes = 0
         self._writer: pq.ParquetWriter | None = None
 
-    def add(self, record: Record) -> None:
-        self._batches.append(batch_of(record))
-        self._rows += record.rows
-        if self._rows >= GROUP_ROWS:
+    def add(self, batch: pa.RecordBatch) -> None:
+        self._batches.append(batch)
+        self._rows += batch.num_rows
+        self._bytes += batch.nbytes
+        if self._rows >= GROUP_ROWS or self._bytes >= GROUP_BYTES:
             self._flush()
 
     def done(self) -> None:
@@ -186,7 +195,7 @@ class _Part:
             tables = [pa.Table.from_batches([batch]) for batch in self._batches]
             table = pa.concat_tables(tables, promote_options="default") if len(self.schema) else tables[0]
             self._writer.write_table(_like(table, self.schema))
-        self._batches, self._rows = [], 0
+        self._batches, self._rows, self._bytes = [], 0, 0
 
 
 def _like(table: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -215,8 +224,8 @@ class _Parts:
         for place in list(self._open):
             self._end(place, done=kind is None)
 
-    def add(self, record: Record, place: tuple[str, str]) -> None:
-        schema = schema_of(record)
+    def add(self, batch: pa.RecordBatch, place: tuple[str, str]) -> None:
+        schema = batch.schema
         part = self._open.get(place)
         if part is not None and part.schema != schema:
             self._end(place)
@@ -227,7 +236,7 @@ class _Parts:
             number = self._numbers[place] = self._numbers.get(place, -1) + 1
             target = self._folder.joinpath(*(each for each in place if each)) / f"part-{self._stem}-{number}.parquet"
             part = self._open[place] = _Part(target, schema)
-        part.add(record)
+        part.add(batch)
 
     def _end(self, place: tuple[str, str], *, done: bool = True) -> None:
         part = self._open.pop(place)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from binascii import Error as Base64Error
 from binascii import a2b_base64
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from math import prod
@@ -63,10 +63,14 @@ class Record:
 
 @dataclass
 class Damage:
-    """Lines that are no records, and where the first of them stand. The last line of a process that was killed is one."""
+    """Lines that are no records, and where the first of them stand; and beside them the lines that have no end yet.
+
+    The latter are being written, or what a process has left that was killed: who reads can't tell the one from the other.
+    """
 
     lines: int = 0
     places: list[str] = field(default_factory=list)
+    endless: list[str] = field(default_factory=list)  # one for a file at most
 
     def add(self, file: Path, number: int, why: str) -> None:
         self.lines += 1
@@ -87,15 +91,16 @@ def files_of(places: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def read_records(file: Path, offset: int, damage: Damage) -> Iterator[tuple[Record | None, int]]:
+def read_records(file: Path, offset: int, damage: Damage) -> Generator[tuple[Record | None, int], None, None]:
     """The records of a file from a byte on, each with the byte after it; None for a line that is none, which `damage` is told.
 
-    A line without its end is not read: it may still be written.
+    A line without its end is not read: it may still be written. `damage` is told, and the next run reads it if its end has come.
     """
     with file.open("rb") as lines:
         lines.seek(offset)
         for line in lines:
             if not line.endswith(b"\n"):
+                damage.endless.append(f"{file.name}, byte {offset}")
                 return
             record = None
             try:

@@ -109,3 +109,27 @@ def test_a_service_that_names_the_ids_wrongly_is_refused(service: dict[str, Any]
     """One name for several keys, and a key that there is not, are faults of the file."""
     with pytest.raises(ValidationError, match=words):
         plan_for(**service, inputs={"x": {"columns": ["v.*"]}})
+
+
+def test_long_ids_are_refused_by_what_their_lengths_say(monkeypatch: pytest.MonkeyPatch, request_of: RequestOf) -> None:
+    """60 ids of 1 MiB, or one of 64 MB, are not copied to find out that they are too long."""
+
+    def read(*_: object) -> None:
+        pytest.fail("the ids were read")
+
+    monkeypatch.setattr("services.transformer.entities.read_input", read)
+    for ids in ([b"x" * 2**20] * 60, [b"a", b"x" * 513]):
+        request = request_of({"id": ids})
+
+        with pytest.raises(InvalidRequest, match=rf"row {len(ids) % 60}: .* got one of {len(ids[-1])} bytes"):
+            read_ids(request, "id", 0, "BYTES", 100)
+
+
+@pytest.mark.parametrize("raw", [b"\x01\x00\x00\x00a\x01\x00", b"\x01\x00\x00\x00a\x09\x00\x00\x00b", b""])
+def test_lengths_that_lead_nowhere_are_told_as_of_any_input(raw: bytes) -> None:
+    """What is cut off is refused with the words that hold for every tensor of texts."""
+    request = pb.ModelInferRequest(model_name="m", raw_input_contents=[raw])
+    request.inputs.add(name="id", datatype="BYTES", shape=[2])
+
+    with pytest.raises(InvalidRequest, match="BYTES: element"):
+        read_ids(request, "id", 0, "BYTES", 100)

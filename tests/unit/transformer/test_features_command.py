@@ -83,6 +83,7 @@ def test_refused_rows_are_named(samples: Path, store: list[str], tmp_path: Path)
         (["load", "none.csv"], "none.csv: can't be read"),
         (["load", "none.csv", "--view", "kard"], 'has no view "kard"'),
         (["get", "c-1"], "has the views card, customer, patient"),
+        (["get", "kard", "c-1"], '"kard" is none of the views of'),
         (
             ["get", "c-1", "--view", "card", "--redis", "http://there"],
             "url: expected an address that begins with one of",
@@ -257,6 +258,26 @@ def test_rows_are_deleted_when_somebody_says_yes(samples: Path, store: list[str]
     assert "card: 1 of 2 rows deleted" in some.output
     assert isinstance(both.exception, Failure)
     assert "card: 4 rows deleted" in rest.output
+
+
+def test_delete_asks_about_as_many_rows_as_there_are_ids(samples: Path, store: list[str]) -> None:
+    """An id that was given twice is one row."""
+    asked = CliRunner().invoke(app, ["delete", "card", "c-1", "x", "x", *options(samples, store)], input="n\n")
+
+    assert "Delete 2 rows of view card" in asked.output
+
+
+def test_a_view_that_others_write_is_not_loaded_by_its_columns(store: list[str], tmp_path: Path) -> None:
+    """Where a view of hashes has the same columns, a file is for the one that can be loaded."""
+    view = {"entity": {"name": "id"}, "features": [{"name": "a"}]}
+    declared = tmp_path / "views.yaml"
+    declared.write_text(json.dumps({"views": {"h": {**view, "layout": "hash"}, "card": view}}))
+    table = tmp_path / "c.csv"
+    table.write_text("id,a\nx,1\n")
+
+    loaded = run("load", str(table), "--views", str(declared), *store)
+
+    assert "card: 1 of 1 rows written" in loaded.output
 
 
 def test_a_reader_that_goes_away_is_no_fault(samples: Path, store: list[str]) -> None:

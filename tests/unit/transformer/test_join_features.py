@@ -109,14 +109,14 @@ async def test_a_client_that_sends_ids_gets_the_golden_answers(
 async def test_a_client_that_sends_the_models_inputs_is_passed_through(
     mesh: Stack, golden: Golden, request_of: RequestOf, model: str
 ) -> None:
-    """A request with the looked-up values in it is answered by the model as it is, and nothing is said about features."""
+    """A request with the looked-up values in it is answered by the model as it is, and the answer says whose they are."""
     case = golden(model)[0]
 
     response = await mesh.infer(request_of(case["inputs"], model=model, model_version=case["version"]), CALL)
 
     probabilities = read_outputs(response)["probabilities"]
     assert np.allclose(probabilities, case["outputs"]["probabilities"], rtol=0, atol=TOLERANCE)
-    assert "infermesh_features" not in response.parameters
+    assert response.parameters["infermesh_features"].string_param == "given"
 
 
 async def test_ten_thousand_entities_are_one_request(mesh: Stack, golden: Golden, request_of: RequestOf) -> None:
@@ -229,6 +229,29 @@ async def test_a_wrong_message_is_told_while_the_model_is_away(
 
     with pytest.raises(InvalidRequest, match='input "card_id": missing'):
         await join(request_of({}), CALL, models.infer)
+
+
+async def test_a_flood_of_wrong_requests_asks_the_model_once_a_second(
+    plan_of: Callable[..., JoinPlan], card: dict[str, Any], recorder: Callable[..., Any], request_of: RequestOf
+) -> None:
+    """That a version exists is known for a second; that it does not is asked each time, and each version by itself."""
+    now, model = [100.0], recorder()
+    plans = {"m": plan_of({"card": card}, {"x": {"columns": ["card.*"]}})}
+    join = JoinFeatures(plans, FixedStore({}), model, monotonic=lambda: now[0])
+
+    async def refused(version: str, error: type[Exception] = InvalidRequest) -> int:
+        with pytest.raises(error):
+            await join(request_of({}, model_version=version), CALL, model.infer)
+        return len(model.requests)
+
+    assert [await refused("1") for _ in range(3)] == [1, 1, 1]
+    assert await refused("2") == 2
+    now[0] += 1.0
+    assert await refused("1") == 3
+    now[0] += 1.0
+    model.error = NotFound("no version 1")
+    for _ in range(2):
+        await refused("1", NotFound)
 
 
 async def test_what_was_served_is_told(

@@ -121,6 +121,15 @@ def test_an_id_that_its_type_can_not_hold_is_nobody() -> None:
     assert feature_field("card_stats", "limit") == bytes.fromhex("458ff241")
 
 
+@pytest.mark.parametrize("text", [b" 7", b"07", b"+7", b"0_7", b"7\n", b"-0", b"\xd9\xa7"])
+def test_an_int_has_one_spelling(text: bytes) -> None:
+    """What Python would read as 7 or 0 too is another entity's id, and nobody's here."""
+    keys = FeastKeys("p", {"n": "INT64"})
+
+    assert keys.key(text) == keys.key(b"x")
+    assert keys.key(b"-7") != keys.key(b"x")
+
+
 CODEC = FeastCodec()
 
 

@@ -118,6 +118,30 @@ def test_event_times_are_numbers_or_iso(unit: str, text: bytes, time_us: int) ->
     assert SCHEMA.unpack(row or b"").event_time_us == time_us
 
 
+@pytest.mark.parametrize("text", [b"1_700_000_000", "١٧٠٠٠٠٠٠٠٠".encode(), b"1_7.5", "١.٥".encode()])
+def test_event_times_in_pythons_own_spelling_are_none(text: bytes) -> None:
+    """Grouped digits and digits of other scripts are not what another program means by a number."""
+    (row,) = layout().decode([[*GOOD[:-1], text]])
+
+    assert isinstance(row, UnreadableRow)
+
+
+@pytest.mark.parametrize(("text", "count"), [(b"1e400", 1), (b"-1e400", 3)])
+def test_a_number_past_all_floats_is_not_infinite(text: bytes, count: int) -> None:
+    """1e400 is as much out of range as 1e39; only a text that spells infinity is infinite."""
+    rows = layout().decode([[text, *GOOD[1:]]] * count)
+
+    assert all(isinstance(row, UnreadableRow) for row in rows)
+
+
+def test_a_vector_has_no_number_past_all_floats() -> None:
+    """The same of the elements of a JSON array."""
+    codec = TextCodec("s")
+
+    with pytest.raises(ValueError, match="expected FP32"):
+        codec.value(b"[1, 1e400]", Column("v", "FP32", (2,)))
+
+
 def test_without_an_event_time_nobody_knows_the_age() -> None:
     """A hash that holds no time is read, and its event time is the one that stands for none."""
     (row,) = layout(event_time="").decode([GOOD[:-1]])

@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from infermesh.tensors import DATATYPES
 from services.transformer.transforms import ColumnType, Transform, ValueRefused, can_become, step_of
 from services.transformer.transforms.hours import FIRST_S, LAST_S
-from services.transformer.transforms.steps import ratio
+from services.transformer.transforms.steps import bucket_of, ratio
 from services.transformer.transforms.types import INTEGERS, NUMBERS, converted
 
 NUMBER = st.floats(width=32)
@@ -246,3 +247,19 @@ def test_a_transform_that_says_nothing_clear_is_a_fault(declared: Any, words: st
     """A declaration that can't be meant is refused when the file is read."""
     with pytest.raises(ValidationError, match=words):
         Transform.model_validate(declared)
+
+
+def test_integers_of_every_kind_are_hashed_as_their_text() -> None:
+    """The bucket does not depend on the datatype or on how often a value stands; a broadcast column is as good as any."""
+    values = [0, 7, 7, 255, 7]
+    expected = [bucket_of(b"%d" % value, 1000) for value in values]
+
+    for name in INTEGERS:
+        if name == "INT8":
+            continue  # has no 255
+        dtype = DATATYPES[name].dtype
+        assert done({"hash": 1000}, column(values, dtype), ColumnType(name))[:, 0].tolist() == expected
+    wide = np.broadcast_to(np.array([[7, -7]], np.int64), (3, 2))
+    assert done({"hash": 1000}, wide, ColumnType("INT64", 2)).tolist() == [
+        [bucket_of(b"7", 1000), bucket_of(b"-7", 1000)]
+    ] * 3

@@ -83,6 +83,21 @@ async def test_a_row_of_another_schema_is_replaced_by_a_newer_one(client: Redis,
     assert await writer.write([row]) == (1, 0)
 
 
+async def test_a_time_far_ahead_is_refused(writer_of: WriterOf, file_of: FileOf, card: dict[str, Any]) -> None:
+    """Milliseconds for microseconds would be a row of the year 57742, which keeps out all that follow."""
+    now_s = 1_700_000_000
+    writer = writer_of(file_of({"card": card}, INPUTS), now=lambda: float(now_s))
+    grouped = writer_of(file_of({"card": GROUPED}, INPUTS), now=lambda: float(now_s))
+    day_us = 86_400_000_000
+
+    assert writer.pack("c-1", [1, 1], now_s * 10**6 + day_us)
+    for time_us in (now_s * 10**6 + day_us + 1, now_s * 10**9):
+        with pytest.raises(ValueError, match=f"event time {time_us}: .*more than a day ahead of now; .*microseconds"):
+            writer.pack("c-1", [1, 1], time_us)
+        with pytest.raises(ValueError, match="more than a day ahead"):
+            grouped.pack("c-1", [1, 1], (1, time_us))
+
+
 async def test_rows_may_go_by_themselves(
     client: Redis, writer_of: WriterOf, file_of: FileOf, card: dict[str, Any]
 ) -> None:
@@ -314,6 +329,41 @@ async def test_of_each_group_the_newest_stays(client: Redis, writer_of: WriterOf
     row = await client.get(writer.key("c"))
     assert writer.format.unpack(row).values == (3.0, 4.0)
     assert writer.format.event_times(row) == (11, 6)
+
+
+async def test_an_older_row_gives_a_grouped_one_no_more_time(
+    client: Redis, writer_of: WriterOf, file_of: FileOf
+) -> None:
+    """A row whose only group is older is left out, and the time to live of what is there goes on."""
+    writer = writer_of(file_of({"card": GROUPED}, {"x": {"columns": ["card.*"]}}), ttl_ms=100_000)
+    key = writer.key("c")
+    await writer.write([writer.pack("c", [1.0, None], (100, NEVER))])
+    await client.pexpire(key, 5_000)
+
+    assert await writer.write([writer.pack("c", [2.0, None], (50, NEVER))]) == (0, 1)
+    assert await client.pttl(key) <= 5_000
+    assert await writer.write([writer.pack("c", [None, 2.0], (NEVER, 50))]) == (1, 0)
+    assert await client.pttl(key) > 5_000
+
+
+FLAT = {"entity": {"name": "id"}, "features": [{"name": "a"}, {"name": "b"}]}
+OTHERS = {"entity": {"name": "id"}, "groups": {"fast": {}, "slow": {}}, "features": [{"name": "z", "group": "fast"}]}
+
+
+@pytest.mark.parametrize("old", [FLAT, OTHERS], ids=["without groups", "with other groups"])
+async def test_a_writer_of_the_old_schema_takes_no_newer_group_back(
+    client: Redis, writer_of: WriterOf, file_of: FileOf, old: dict[str, Any]
+) -> None:
+    """While both schemas are written, a row whose second group alone is newer than the old writer's stays."""
+    inputs = {"x": {"columns": ["card.*"]}}
+    now, before = writer_of(file_of({"card": GROUPED}, inputs)), writer_of(file_of({"card": old}, inputs))
+    values = [None] * len(before.format.schema)
+    await now.write([now.pack("e", [1.0, None], (10, NEVER))])
+    await now.write([now.pack("e", [None, 5.0], (NEVER, 50))])
+
+    assert await before.write([before.pack("e", values, 20)]) == (0, 1)
+    assert now.format.unpack(await client.get(now.key("e"))).values == (1.0, 5.0)
+    assert await before.write([before.pack("e", values, 51)]) == (1, 0)
 
 
 async def test_writers_of_groups_at_the_same_time_lose_nothing(

@@ -57,6 +57,24 @@ async def test_a_column_goes_by_the_name_of_its_class(answered: Any, scores: Any
 
 
 @pytest.mark.parametrize(
+    ("datatype", "faults"),
+    [
+        (np.float16, ["after.0.threshold.at: 0.7 and 0.7001 are one number in FP16: between them nothing is decided"]),
+        (np.float32, []),
+        (np.int64, ["after.0.threshold.at: 0.7 and 0.7001 are one number in INT64: between them nothing is decided"]),
+    ],
+)
+async def test_thresholds_that_the_output_can_not_tell_apart_are_a_fault(
+    after_of: Any, model_of: Any, datatype: Any, faults: list[str]
+) -> None:
+    """A word that no row could ever get is told when the model's metadata are known."""
+    step = {"threshold": {"of": "p", "at": [0.7, 0.7001, 5.0], "decisions": ["a", "b", "c", "d"]}}
+    described = await model_of({"p": np.zeros(1, datatype)}).metadata(pb.ModelMetadataRequest(name="m"), Call())
+
+    assert after_of(step).faults(described) == faults
+
+
+@pytest.mark.parametrize(
     ("given", "classes", "words"),
     [
         ({"column": "fraud"}, None, "expected a class fraud in the model's property infermesh.classes"),

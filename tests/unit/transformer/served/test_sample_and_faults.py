@@ -138,3 +138,20 @@ async def test_an_entry_that_can_t_be_made_a_line_of_costs_no_other(logging, ask
         log = mesh.log
 
     assert log.counts == {"written": 1, "failed": 1, "dropped": 0, "too_large": 0}
+
+
+async def test_a_file_that_was_removed_is_begun_anew(logging, asking, tmp_path):
+    """Another transformer deletes the oldest files for want of room, one that is still written to may be among them."""
+    async with logging(ROWS) as mesh:
+        await mesh.ask(asking("c-1"))
+        async with asyncio.timeout(20):
+            while mesh.log.counts["written"] < 1:
+                await asyncio.sleep(0)
+        (file,) = tmp_path.glob("served-*.jsonl")
+        file.unlink()
+        await mesh.ask(asking("c-1"), request_id="r-2")
+        log = mesh.log
+
+    (file,) = tmp_path.glob("served-*.jsonl")
+    assert '"request_id":"r-2"' in file.read_text()
+    assert log.counts == {"written": 2, "failed": 0, "dropped": 0, "too_large": 0}

@@ -49,6 +49,7 @@ def test_a_column_at_a_time_is_as_cell_by_cell(datatype: str, cells: list[str]) 
         ("", None),
         ("[1, 2]", "expected FP32 [3], got [1, 2]"),
         ("1 2 3", "expected FP32 [3] as a JSON array, got '1 2 3'"),
+        ("[1, 1e400, 3]", "expected FP32 [3] as a JSON array, got '[1, 1e400, 3]'"),
         ('[1, "2", 3]', "expected FP32, got '2'"),
         ("[" * 100_000, "expected FP32 [3] as a JSON array, got '[[["),
     ],
@@ -74,3 +75,13 @@ def test_a_text_keeps_its_blanks() -> None:
     assert list(parsed.data.values) == [b" a ", b"", "ü".encode()]
     assert parsed.data.nulls is not None
     assert parsed.data.nulls.tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("datatype", ["FP16", "FP32", "FP64"])
+def test_a_number_past_all_floats_is_refused(datatype: str) -> None:
+    """1e400 is out of range as 1e39 is; infinity is a value where somebody wrote it."""
+    parsed = parse_cells(["1e400", "-1e400", "inf", "-Infinity"], Column("f", datatype))
+
+    assert list(parsed.faults) == [0, 1]
+    assert parsed.faults[0] == f"""feature "f": expected {datatype}, got '1e400'"""
+    assert np.asarray(parsed.data.values)[2:].tolist() == [float("inf"), float("-inf")]

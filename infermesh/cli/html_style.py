@@ -1,4 +1,4 @@
-"""How the page of a shadow's report looks, and the few lines that draw its plots."""
+"""How pages look, and the few lines that draw their plots."""
 
 from __future__ import annotations
 

@@ -1,0 +1,200 @@
+"""`infermesh explain`: what moved a prediction, as bars, as reasons, or as a page with plots."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from infermesh.cli.answer import as_json, headline
+from infermesh.cli.asking import DEFAULT_TARGET, Key, Target, Timeout, asked
+from infermesh.cli.bars import share_bar
+from infermesh.cli.console import err, out
+from infermesh.cli.explain_page import page
+from infermesh.cli.explanation import Explanation, chart
+from infermesh.cli.failure import Failure
+from infermesh.cli.html_page import plotly_js
+from infermesh.cli.inputs import File, Json, Pairs, Params, Version, check_sources, known_values, request_from
+from infermesh.cli.request import add_parameters
+from infermesh.cli.values import InputSpec, input_specs
+from infermesh.names import EXPLAINER_SUFFIX
+from infermesh.protocol.open_inference_pb2 import ModelInferRequest, ModelInferResponse
+
+__all__ = ["about", "explain", "ranking", "reason_lines"]
+
+OUTPUTS = (
+    *("attributions", "base_values", "predictions", "std_error", "additivity_error", "feature_names", "output_names"),
+    "feature_values",
+)
+ROWS = 3
+
+
+def explain(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model whose answer is explained.")],
+    values: Pairs = None,
+    json: Json = None,
+    file: File = None,
+    method: Annotated[str, typer.Option(metavar="NAME", help="auto, exact, permutation, kernel, linear or tree.")] = "",
+    output: Annotated[
+        str, typer.Option("--output", metavar="NAME", help="The model's output; left out: its first score.")
+    ] = "",
+    classes: Annotated[
+        str, typer.Option(metavar="NAME", help="A column of it, such as fraud; left out: the likeliest.")
+    ] = "",
+    link: Annotated[str, typer.Option(metavar="SCALE", help="identity or logit: probabilities, or log-odds.")] = "",
+    max_evals: Annotated[int, typer.Option(min=0, metavar="N", help="Most evaluations of a row.")] = 0,
+    tolerance: Annotated[
+        float, typer.Option(min=0, metavar="ERROR", help="Stop when no standard error is larger.")
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of what is drawn.")] = 0,
+    background: Annotated[str, typer.Option(metavar="NAME", help="Rows that stand for what is not known.")] = "",
+    groups: Annotated[
+        str, typer.Option(metavar="JSON", help='Features as one: inputs, or {"card": ["limit", …]}.')
+    ] = "",
+    reasons: Annotated[int, typer.Option(min=0, max=10, metavar="N", help="So many reason codes for each row.")] = 0,
+    adverse: Annotated[str, typer.Option(metavar="up|down", help="What the reasons are about.")] = "",
+    top: Annotated[int, typer.Option(min=1, metavar="N", help="Features with a bar of their own.")] = 12,
+    rows: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Rows that are drawn; of more, the importance is.")
+    ] = ROWS,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a page with plots, which needs no network.", dir_okay=False),
+    ] = None,
+    raw_json: Annotated[
+        bool, typer.Option("--raw-json", help="Print the whole response as JSON, in OIP's REST form.")
+    ] = False,
+    version: Version = "",
+    param: Params = None,
+    target: Target = DEFAULT_TARGET,
+    key: Key = "",
+    timeout: Timeout = 30.0,
+) -> None:
+    """Explain a model's answer by Shapley values: how far each feature moved it from the answer to the background.
+
+    [bold]Examples[/]
+
+      infermesh explain iris features=5.9,3.0,5.1,1.8
+
+      infermesh explain credit-score --file samples/requests/credit-score.json --classes defaulted --reasons 4
+
+      infermesh explain fraud-detector --file payments.json --method tree --html why.html
+
+    Features from the store are explained like those of the request, for a model that takes ids. The exit status is 0 for an
+    answer, 1 for a refusal by the server, 2 for a mistake on this line.
+    """
+    check_sources(values, json, file)
+    script = plotly_js() if html is not None else ""  # what is missing is said before anybody is asked
+    with asked(target, key, timeout) as caller:
+        metadata = caller.metadata(model, version)
+        specs = input_specs(metadata)
+        request = request_from(model, values, json, file, specs)
+        request.model_name, request.model_version = model + EXPLAINER_SUFFIX, version
+        add_parameters(request, param or [])
+        texts = {
+            "method": method,
+            "output": output,
+            "classes": classes,
+            "link": link,
+            "background": background,
+            "groups": groups,
+        }
+        for name, text in {**texts, "adverse": adverse}.items():
+            if text:
+                request.parameters[name].string_param = text
+        for name, number in {"max_evals": max_evals, "seed": seed, "reasons": reasons}.items():
+            if number:
+                request.parameters[name].int64_param = number
+        if tolerance:
+            request.parameters["tolerance"].double_param = tolerance
+        del request.outputs[:]
+        for name in (*OUTPUTS, *(["reasons"] if reasons else [])):
+            request.outputs.add(name=name)
+        started = time.perf_counter()
+        response = caller.infer(request)
+        seconds = time.perf_counter() - started
+    if raw_json:
+        print(as_json(response))
+        return
+    explanation = Explanation.read(response)
+    column = classes if classes in explanation.outputs else ""
+    if html is not None:
+        _write(html, page(response, explanation, column, script))
+        err.print(Text(f"written: {html}"), soft_wrap=True)
+        return
+    out.print(headline(response, seconds))
+    out.print(Text(f"  {about(response)}", "bright_black"))
+    _show(explanation, _values(explanation, request, specs), column, rows, top)
+
+
+def about(response: ModelInferResponse) -> str:
+    """How the attributions came about: method, evaluations, background."""
+    told = response.parameters
+    words = [told["infermesh_method"].string_param, f"{told['infermesh_evaluations'].int64_param:,} evaluations a row"]
+    if told["infermesh_link"].string_param == "logit":
+        words.append("log-odds")
+    if not told["infermesh_converged"].bool_param:
+        words.append("not converged: see the errors")
+    return ", ".join(words)
+
+
+def ranking(explanation: Explanation, column: int, top: int) -> RenderableType:
+    """The features of all rows by mean |attribution|, the largest first."""
+    means = abs(explanation.attributions[:, :, column]).mean(axis=0)
+    order = sorted(range(len(means)), key=lambda i: -means[i])
+    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 1))
+    largest = float(means.max(initial=0.0))
+    for i in order[:top]:
+        share = float(means[i]) / largest if largest else 0.0
+        table.add_row(Text(explanation.features[i]), share_bar(share, 30), f"{means[i]:.4f}")
+    if rest := order[top:]:
+        table.add_row(Text(f"{len(rest)} others", "italic"), "", f"{sum(float(means[i]) for i in rest):.4f}")
+    return table
+
+
+def reason_lines(explanation: Explanation, row: int) -> Text:
+    """The reasons of a row, numbered."""
+    found = explanation.reasons[row] if row < len(explanation.reasons) else ()
+    if not found:
+        return Text("  no feature counted against it", "bright_black")
+    return Text("\n").join(Text(f"  {number}. {text}") for number, text in enumerate(found, 1))
+
+
+def _show(explanation: Explanation, values: list[dict[str, str]], column: str, rows: int, top: int) -> None:
+    for row in range(min(explanation.rows, rows)):
+        out.print()
+        if explanation.rows > 1:
+            out.print(Text(f"row {row + 1}", "bold"))
+        position = explanation.output(column, row)
+        out.print(chart(explanation, position, row, values[row] if row < len(values) else {}, top))
+        if explanation.reasons:
+            out.print()
+            out.print(Text("reasons", "bold"))
+            out.print(reason_lines(explanation, row))
+    if explanation.rows > rows:
+        position = explanation.output(column)
+        out.print()
+        out.print(Text(f"all {explanation.rows:,} rows: mean |attribution| to {explanation.outputs[position]}", "bold"))
+        out.print(ranking(explanation, position, top))
+
+
+def _values(
+    explanation: Explanation, request: ModelInferRequest, specs: Mapping[str, InputSpec]
+) -> list[dict[str, str]]:
+    """What the features were: as the explainer tells, else as far as the request does."""
+    if explanation.values:
+        return [dict(zip(explanation.features, row, strict=True)) for row in explanation.values]
+    return known_values(request, specs)
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise Failure(f"--html {file}: can't be written: {error.strerror}", status=2) from None

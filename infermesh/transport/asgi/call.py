@@ -1,0 +1,199 @@
+"""One call: what holds for it, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from infermesh.transport.asgi.answer import Answer, Pairs, Send
+from infermesh.transport.asgi.encodings import check_encoding
+from infermesh.transport.asgi.identity import Identities
+from infermesh.transport.asgi.method import Method
+from infermesh.transport.asgi.requests import Receive, Requests
+from infermesh.transport.asgi.wire import Metadata, WireError, timeout_s
+
+__all__ = ["Call", "Limits"]
+
+UNEXPECTED = "internal error; the log has it"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What holds for every call."""
+
+    receive_bytes: int
+    send_bytes: int
+    identities: Identities
+    clock: Callable[[], float]
+
+
+class Call(Answer):
+    """A call ends once: by what its method returns or raises, by an abort, by its deadline or with its caller.
+
+    What came first counts, also where the method swallows what it was ended with. The last two cancel the task that runs it.
+    """
+
+    __slots__ = (
+        "_aborted", "_callbacks", "_code", "_details", "_final", "_is_compressing_next", "_is_plain", "_looking", "_metadata",
+        "_receive", "_task", "_trailing", "_trailing_pairs", "born", "deadline", "headers", "is_half_closed", "is_reading",
+        "limits", "look_at", "method", "requests", "scope",
+    )  # fmt: skip
+
+    def __init__(self, limits: Limits, method: Method, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+        super().__init__(send, limits.send_bytes)
+        self.limits = limits
+        self.method = method
+        self.scope = scope
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.deadline = math.inf
+        self.born = self.look_at = 0  # the ticker's
+        self.requests: Requests | None = None
+        self.is_half_closed = False  # nothing more comes but the news that the caller has gone
+        self.is_reading = False  # the one request of a call that has one
+        self._receive = receive
+        self._task = asyncio.current_task()
+        self._is_plain = True  # nothing is to be told but the answer
+        self._final: tuple[grpc.StatusCode, str] | None = None
+        self._code = grpc.StatusCode.OK
+        self._details = ""
+        self._trailing: Metadata = ()
+        self._trailing_pairs: Pairs = []
+        self._metadata: tuple[tuple[str, str | bytes], ...] | None = None
+        self._is_compressing_next = True
+        self._aborted: grpc.aio.AbortError | None = None
+        self._callbacks: list[Callable[[Any], None]] | None = None
+        self._looking: asyncio.Future[Any] | None = None
+
+    def open(self) -> None:
+        """Read what the caller wishes. Raises WireError for a call that can't be answered."""
+        headers = self.headers
+        if (timeout := headers.get(b"grpc-timeout")) is not None:
+            self.deadline = self.limits.clock() + timeout_s(timeout)
+        if (encoding := headers.get(b"grpc-encoding")) is not None:
+            check_encoding(encoding)
+
+    def leave(self) -> None:
+        """The caller has gone."""
+        if not self.is_over:
+            self.is_gone = True
+            self._end_now(grpc.StatusCode.CANCELLED, "the caller has gone")
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+        self._end_now(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
+
+    def revoke(self) -> None:
+        """The server goes, and waits no longer."""
+        self._end_now(grpc.StatusCode.UNAVAILABLE, "this replica is leaving")
+
+    def fail(self, error: BaseException) -> None:
+        """Something of ours has failed beside the method."""
+        if isinstance(error, WireError):
+            self._end_now(error.code, error.text)
+        else:
+            self._tell(error)
+            self._end_now(grpc.StatusCode.INTERNAL, UNEXPECTED)
+
+    def look(self) -> None:
+        """See whether the caller is still there; `receive()` is ours once the request has been read to its end."""
+        if self.is_half_closed and self._looking is None and not self.is_over:
+            self._looking = asyncio.ensure_future(self._receive())  # type: ignore[arg-type]  # any awaitable
+            self._looking.add_done_callback(self._looked)
+
+    async def answer_only(self, message: Any) -> None:
+        """The method has returned its one answer."""
+        data = self.checked(self.method.serialise(message))
+        if self._is_plain:
+            await self.send_only(data)
+            return
+        if self._final is None and self._code is grpc.StatusCode.OK:
+            if not self.is_started:
+                await self.send_head([])
+            await self.send_message(data, compress=self._is_compressing_next)
+        await self.end()
+
+    async def end(self) -> None:
+        """The method has returned."""
+        code, text = self._final or (self._code, self._details)
+        await self._send_final(code, text)
+
+    async def end_by(self, error: BaseException) -> None:
+        """The method, or reading the request, has raised; whatever it was, the caller gets a status."""
+        if self._final is None:
+            if isinstance(error, WireError):
+                self._final = error.code, error.text
+            elif isinstance(error, asyncio.CancelledError):
+                self._final = grpc.StatusCode.CANCELLED, "the call was cancelled"
+            else:
+                self._tell(error)
+                ok = self._code is grpc.StatusCode.OK
+                self._final = grpc.StatusCode.UNKNOWN if ok else self._code, UNEXPECTED
+        elif not isinstance(error, (asyncio.CancelledError, grpc.aio.AbortError, WireError)):
+            self._tell(error)
+        await self._send_final(*self._final)
+
+    def close(self) -> None:
+        """The status is sent, or nobody waits for one."""
+        self.is_over = True
+        if self.requests is not None:
+            self.requests.close()
+        if isinstance(self._looking, asyncio.Task):  # a host's own future is left to it
+            self._looking.cancel()
+        if self._callbacks is not None:
+            for callback in self._callbacks:
+                try:
+                    callback(self)
+                except BaseException as error:
+                    self._tell(error)
+
+    async def _left(self) -> None:
+        """Ends whoever was sending to a caller who has gone, and the method with it."""
+        self.leave()
+        await asyncio.sleep(0)  # the task itself is ended here, a task of the method's below
+        raise asyncio.CancelledError
+
+    def _end_now(self, code: grpc.StatusCode, text: str) -> None:
+        if self._final is not None or self.is_over:
+            return
+        self._final = code, text
+        self._is_plain = False
+        if self.is_reading:
+            # The host's future is not cancelled (some complain when they come to set it): with the status the request ends.
+            ending = asyncio.ensure_future(self._send_final(code, text))
+            ending.add_done_callback(_ignore)
+        elif self._task is not None:
+            self._task.cancel()
+
+    async def _send_final(self, code: grpc.StatusCode, text: str) -> None:
+        if self.is_gone or self.is_over:
+            return
+        try:
+            await self.send_status(code.value[0], text, self._trailing_pairs)
+        except OSError:
+            self.is_gone = True
+
+    def _looked(self, looking: asyncio.Future[Any]) -> None:
+        self._looking = None
+        if looking.cancelled():
+            return
+        if (error := looking.exception()) is not None:
+            self.fail(error)
+        elif looking.result()["type"] == "http.disconnect":
+            self.leave()
+
+    def _tell(self, error: BaseException) -> None:
+        _log.error("internal error in %s: %s", self.method.path, error, exc_info=error)
+
+
+def _ignore(ended: asyncio.Future[None]) -> None:
+    """Take a failure that was logged, or has no hearer."""
+    if not ended.cancelled():
+        ended.exception()
