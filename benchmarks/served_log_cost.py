@@ -11,11 +11,10 @@ rounds, in turns.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -117,9 +116,7 @@ async def _measure(rows: int, calls: int, folder: Path) -> None:
     for _ in range(ROUNDS):
         for name, service in ways.items():
             took[name].append(await _round(service, request, calls))
-            for log in logs.values():
-                while log.writer.waiting:
-                    time.sleep(0.01)  # so that no round pays for the one before
+            _drain(logs.values())
     for log in logs.values():
         log.writer.close(60)
     off = statistics.median(took["off"])
@@ -131,6 +128,13 @@ async def _measure(rows: int, calls: int, folder: Path) -> None:
     counts = every.counts
     print(f"{'the thread that writes, per record':34} {every.cpu_s * 1e6 / counts['written']:10.2f} µs   {counts}")
     print(f"{'a record':34} {_size_bytes(folder, rows) / counts['written']:10.0f} bytes")
+
+
+def _drain(logs: Iterable[ServedLog]) -> None:
+    """Wait, so that no round pays for the one before."""
+    for log in logs:
+        while log.writer.waiting:
+            time.sleep(0.01)
 
 
 def _size_bytes(folder: Path, rows: int) -> int:

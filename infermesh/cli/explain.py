@@ -17,7 +17,7 @@ from infermesh.cli.asking import DEFAULT_TARGET, Key, Target, Timeout, asked
 from infermesh.cli.bars import share_bar
 from infermesh.cli.console import err, out
 from infermesh.cli.explain_page import page
-from infermesh.cli.explanation import Explanation, chart
+from infermesh.cli.explanation import EXPLAINED, Explanation, chart
 from infermesh.cli.failure import Failure
 from infermesh.cli.html_page import plotly_js
 from infermesh.cli.inputs import File, Json, Pairs, Params, Version, check_sources, known_values, request_from
@@ -28,10 +28,6 @@ from infermesh.protocol.open_inference_pb2 import ModelInferRequest, ModelInferR
 
 __all__ = ["about", "explain", "ranking", "reason_lines"]
 
-OUTPUTS = (
-    *("attributions", "base_values", "predictions", "std_error", "additivity_error", "feature_names", "output_names"),
-    "feature_values",
-)
 ROWS = 3
 
 
@@ -114,7 +110,7 @@ def explain(
         if tolerance:
             request.parameters["tolerance"].double_param = tolerance
         del request.outputs[:]
-        for name in (*OUTPUTS, *(["reasons"] if reasons else [])):
+        for name in (*EXPLAINED, "feature_values", *(["reasons"] if reasons else [])):
             request.outputs.add(name=name)
         started = time.perf_counter()
         response = caller.infer(request)
@@ -154,7 +150,9 @@ def ranking(explanation: Explanation, column: int, top: int) -> RenderableType:
         share = float(means[i]) / largest if largest else 0.0
         table.add_row(Text(explanation.features[i]), share_bar(share, 30), f"{means[i]:.4f}")
     if rest := order[top:]:
-        table.add_row(Text(f"{len(rest)} others", "italic"), "", f"{sum(float(means[i]) for i in rest):.4f}")
+        table.add_row(
+            Text(f"{len(rest)} other{'s' * (len(rest) > 1)}", "italic"), "", f"{sum(float(means[i]) for i in rest):.4f}"
+        )
     return table
 
 

@@ -60,25 +60,33 @@ def waterfall(explanation: Explanation, row: int, column: int) -> Figure:
         "x": [float(step) for _, step, _ in steps],
         "base": starts.tolist(),
         "marker": {"color": [UP if step >= 0 else DOWN for _, step, _ in steps]},
-        "text": [f"{step:+.4g}" + (f" ± {error:.1g}" if 0 < error < np.inf else "") for _, step, error in steps],
-        "textposition": "outside",
+        "hovertemplate": "%{customdata}<extra></extra>",
+        "customdata": [f"{name}: {step:+.6g}" for name, step, _ in steps],
+    }
+    figures = {
+        "type": "scatter",
+        "mode": "text",
+        "y": bars["y"],
+        "x": np.maximum(starts, ends).tolist(),
+        "text": [f" {step:+.3g}" + (f" ± {error:.1g}" if 0 < error < np.inf else "") for _, step, error in steps],
+        "textposition": "middle right",
         "cliponaxis": False,
-        "hovertemplate": "%{customdata}: %{text}<extra></extra>",
-        "customdata": [name for name, _, _ in steps],
+        "hoverinfo": "skip",
     }
     low, high = float(min(base, *ends)), float(max(base, *ends))
-    room = 0.22 * (high - low or abs(base) or 1.0)  # for the figures beside the bars
+    span = high - low or abs(base) or 1.0
     prediction = float(np.asarray(explanation.predictions, np.float64)[row, column])
     layout = _layout(f"{escape(explanation.outputs[column])}", [name for name, _, _ in steps])
-    layout["xaxis"]["range"] = [low - room, high + room]
+    room = 0.55 if any(0 < error < np.inf for *_, error in steps) else 0.3  # for the figures beside the bars
+    layout["xaxis"]["range"] = [low - 0.05 * span, high + room * span]
     layout["shapes"] = [_line(base, "dot"), _line(prediction, "dash")]
     layout["annotations"] = [
-        _mark(base, f"base value {base:.4g}", -0.02, "top"),
-        _mark(prediction, f"prediction {prediction:.4g}", 1.02, "bottom"),
+        _mark(base, f"base value {base:.4g}", 32),
+        _mark(prediction, f"prediction {prediction:.4g}", 14),
     ]
-    layout["margin"]["b"] = 70
+    layout["margin"]["t"] = 62
     title = f"row {row + 1}" if explanation.rows > 1 else "from the base value to the prediction"
-    return Figure(title, [bars], layout, 130 + 27 * len(steps))
+    return Figure(title, [bars, figures], layout, 140 + 27 * len(steps))
 
 
 def beeswarm(explanation: Explanation, column: int) -> Figure:
@@ -184,16 +192,10 @@ def _line(x: float, dash: str) -> dict[str, Any]:
     }
 
 
-def _mark(x: float, text: str, y: float, anchor: str) -> dict[str, Any]:
-    return {
-        "x": x,
-        "y": y,
-        "yref": "paper",
-        "text": text,
-        "showarrow": False,
-        "yanchor": anchor,
-        "font": {"size": 12, "color": "#444"},
-    }
+def _mark(x: float, text: str, shift: int) -> dict[str, Any]:
+    """A word above the plot, so many pixels up."""
+    at = {"x": x, "y": 1, "yref": "paper", "yanchor": "bottom", "yshift": shift - 14}
+    return {**at, "text": text, "showarrow": False, "font": {"size": 12, "color": "#444"}}
 
 
 def _label(explanation: Explanation, row: int, feature: int) -> str:

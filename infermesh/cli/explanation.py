@@ -15,8 +15,18 @@ from infermesh.cli.failure import Failure
 from infermesh.protocol.open_inference_pb2 import ModelInferResponse
 from infermesh.tensors import Array, read_outputs
 
-__all__ = ["Explanation", "chart"]
+__all__ = ["EXPLAINED", "Explanation", "chart"]
 
+EXPLAINED = (
+    "attributions",
+    "base_values",
+    "predictions",
+    "std_error",
+    "additivity_error",
+    "feature_names",
+    "output_names",
+)
+"""The outputs that an explanation is read from."""
 MAX_FEATURES = 12
 
 

@@ -59,6 +59,11 @@ def get(
     declared = read_views(views)
     if not view and len(entities) > 1 and entities[0] in declared.views:
         view, *entities = entities
+    if not view and len(declared.views) != 1 and len(entities) > 1:
+        raise Failure(
+            f'"{entities[0]}" is none of the views of {views}: {", ".join(declared.views) or "(none)"}',
+            hint="the view comes first, or say which by --view NAME",
+        )
     if not view and len(declared.views) != 1:
         raise Failure(f"{views} has the views {', '.join(declared.views) or '(none)'}", hint="say which by --view NAME")
     name = named(view or next(iter(declared.views)), declared, views)

@@ -70,13 +70,14 @@ def load(
     from services.transformer.load import BadTable, LoadSummary, NotWritten, view_of_header
 
     declared = read_views(views)
+    loadable = {name: each for name, each in declared.views.items() if each.layout.kind == "packed"}
     ttl_s = seconds(ttl, "--ttl") if ttl else None
     patience_s = seconds(retry_for, "--retry-for", "60s")
     status = 0
     for file in files:
         summary, name = LoadSummary(), ""
         try:
-            name = named(view, declared, views) if view else view_of_header(file, declared.views)
+            name = named(view, declared, views) if view else view_of_header(file, loadable)
             config = redis_config(redis, prefix)
             work = _Load(file, name, declared, config, summary, ttl_s, patience_s)
             earlier = run(work.run(resume=resume, dry_run=dry_run, nan_is_null=nan_is_null))

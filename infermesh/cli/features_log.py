@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich import box
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.table import Table
 from rich.text import Text
 
 from infermesh.cli.console import err, out
@@ -29,13 +31,13 @@ def log(
         list[Path], typer.Argument(metavar="FOLDER|FILE…", help="The log: a transformer's served_log.folder.")
     ],
     target: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             "--out",
             metavar="FOLDER|FILE.parquet",
             help="Where to write: a folder, which grows by what is new, or a file.",
         ),
-    ],
+    ] = None,
     model: Annotated[str, typer.Option(metavar="NAME", help="Of this model alone.")] = "",
     since: Annotated[
         str, typer.Option(metavar="TIME", help="From then on, such as 2026-01-31 or 2026-01-31T12:00Z.")
@@ -44,6 +46,9 @@ def log(
     by_day: Annotated[bool, typer.Option("--by-day", help="A folder for each day, date=2026-01-31, in UTC.")] = False,
     follow: Annotated[bool, typer.Option(help="Go on with what comes, until Ctrl-C.")] = False,
     every: Annotated[float, typer.Option(min=1, metavar="SECONDS", help="How often, with --follow.")] = 60.0,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Show the columns of each model, and write nothing.")
+    ] = False,
 ) -> None:
     """Write what models were served as Parquet: entity, features, statuses, event times, schemas and the model's inputs.
 
@@ -55,10 +60,15 @@ def log(
         raise Failure("Parquet files need pyarrow", hint="pip install 'infermesh[parquet]'")
     from services.transformer.served.parts import Chosen
 
+    if schema is (target is not None):
+        raise Failure("expected --out or --schema" + (", not both" if schema else ""), status=2)
+    chosen = Chosen(model, _time(since, "--since"), _time(until, "--until"))
+    if target is None:
+        _show_columns(places, chosen)
+        return
     single = target.suffix == SUFFIX
     if single and (follow or by_day):
         raise Failure(f"{target}: a single file is made anew each time", hint="--follow and --by-day take a folder")
-    chosen = Chosen(model, _time(since, "--since"), _time(until, "--until"))
     pause = threading.Event()
     try:
         _tell(_write(places, target, chosen, by_day=by_day), target)
@@ -85,6 +95,26 @@ def _write(places: list[Path], target: Path, chosen: Chosen, *, by_day: bool) ->
         raise Failure(str(error)) from None
     except (OSError, ValueError) as error:
         raise Failure(str(error)) from None
+
+
+def _show_columns(places: list[Path], chosen: Chosen) -> None:
+    from services.transformer.served.parts import columns_of
+    from services.transformer.served.records import files_of
+
+    try:
+        found, summary = columns_of(files_of(places), chosen)
+    except OSError as error:
+        raise Failure(str(error)) from None
+    for model, schemas in sorted(found.items()):
+        for number, columns in enumerate(schemas):
+            later = f", as they became ({number + 1} of {len(schemas)})" if number else ""
+            table = Table("column", "type", box=box.SIMPLE_HEAD, pad_edge=False)
+            for each in columns:
+                table.add_row(Text(each.name), Text(str(each.type)))
+            out.print(Text.assemble((model, "bold"), f": {len(columns)} columns{later}"), table)
+    if not found:
+        out.print("no records were chosen")
+    _warn(summary)
 
 
 class _Bar:
@@ -122,6 +152,11 @@ def _tell(summary: LogSummary, target: Path) -> None:
         out.print(
             Text(f"  {files} file{_s(files)} in {target}" if target.suffix != SUFFIX else f"  {target}", "bright_black")
         )
+    _warn(summary)
+
+
+def _warn(summary: LogSummary) -> None:
+    """Tell of lines that could not be read, on standard error."""
     if summary.damage.lines:
         lines = summary.damage.lines
         err.print(

@@ -69,7 +69,7 @@ def delete(
     _packed(name, declared.views[name])
     if bool(entities) is everything:
         raise Failure("expected entities or --all, not both" if everything else "expected entities, or --all", status=2)
-    what = f"every row of view {name}" if everything else f"{len(entities or []):,} rows of view {name}"
+    what = f"every row of view {name}" if everything else f"{len(set(entities or [])):,} rows of view {name}"
     if not yes and not typer.confirm(f"Delete {what} from {redis.rpartition('@')[2]}, prefix {prefix}?", err=True):
         raise Failure("nothing was deleted")
     try:

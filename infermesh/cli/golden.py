@@ -16,7 +16,7 @@ from infermesh.cli.request import from_json
 from infermesh.protocol.open_inference_pb2 import ModelInferRequest, ModelInferResponse
 from infermesh.tensors import Array, read_outputs
 
-__all__ = ["PROBABILITIES", "Golden"]
+__all__ = ["PROBABILITIES", "Golden", "read_request"]
 
 PROBABILITIES = "probabilities"
 ACCURACY = 1e-5  # of FP32 in ONNX Runtime, as the scripts that made the samples promise it
@@ -74,6 +74,12 @@ class Golden:
             )
         row: Array = got[0]
         return row
+
+
+def read_request(model: str) -> ModelInferRequest:
+    """The sample's own request, `samples/requests/<model>.json`: a client's, who sends ids."""
+    text = (samples_folder() / "requests" / f"{model}.json").read_text(encoding="utf-8")
+    return from_json(model, json.loads(text), {})
 
 
 def _sent(case: Mapping[str, Any]) -> list[dict[str, Any]]:

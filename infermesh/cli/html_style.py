@@ -39,6 +39,7 @@ th { border-bottom: 2px solid #999; }
 td { overflow-wrap: anywhere; min-width: 60px; }
 .number { text-align: right; white-space: nowrap; min-width: 0; font-variant-numeric: tabular-nums; }
 th.number { white-space: normal; }
+td ol { margin: 0; padding-left: 22px; }
 .whole { white-space: nowrap; }
 section { overflow-x: auto; }
 tr.found td { background: #fdf1ea; font-weight: 600; }

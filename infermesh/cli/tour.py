@@ -19,9 +19,10 @@ from rich.text import Text
 from infermesh.cli.answer import CLASSES
 from infermesh.cli.asking import asked
 from infermesh.cli.bars import share_bar
-from infermesh.cli.explanation import Explanation, chart
+from infermesh.cli.explain import reason_lines
+from infermesh.cli.explanation import EXPLAINED, Explanation, chart
 from infermesh.cli.failure import Failure
-from infermesh.cli.golden import Golden
+from infermesh.cli.golden import Golden, read_request
 from infermesh.cli.launch import Launched
 from infermesh.cli.processes import samples_folder
 from infermesh.cli.promises import check_shadows, check_split, check_sum
@@ -41,7 +42,9 @@ __all__ = ["DEMO_KEY", "tour"]
 
 DEMO_KEY = "infermesh-demo-key"  # of the samples' keys.yaml; nothing but samples lies behind it
 
-FRAUD, IRIS, CANCER = "fraud-detector", "iris", "breast-cancer"
+FRAUD, IRIS, CANCER, CREDIT = "fraud-detector", "iris", "breast-cancer", "credit-score"
+REFUSED = "defaulted"  # the class that reasons are told for
+REASONS = 4
 CALLS = 200
 SHOWN_FEATURES = 3
 SHOWN_FINDINGS = 3
@@ -71,6 +74,7 @@ def tour(running: Launched, key: str, out: Console) -> None:
         _split(running, caller, out)
         _shadow(running, caller, out)
         _explanation(running, caller, out)
+        _reasons(caller, out)
 
 
 # ---- one call to each model
@@ -85,7 +89,8 @@ def _models(running: Launched, caller: OutsideCaller, out: Console) -> None:
     table.add_column("", no_wrap=True)
     table.add_column("by", no_wrap=True)
     table.add_column("ms", justify="right", style="cyan")
-    for model, words in ((IRIS, _iris_words()), (CANCER, _patient_words()), (FRAUD, _card_words())):
+    asked_of = ((IRIS, _iris_words()), (CANCER, _patient_words()), (FRAUD, _card_words()), (CREDIT, _customer_words()))
+    for model, words in asked_of:
         answer = _ask(caller, Golden.of(model))
         table.add_row(
             model, words, f"{answer.label} {answer.share:.1%}", share_bar(answer.share, 8, "green"),
@@ -116,6 +121,10 @@ def _card_words() -> str:
     values = Golden.of(FRAUD).values
     when = f"{int(values['hour'])}:{int(values['hour'] % 1 * 60):02d}"
     return "{card_id}, {amount} EUR, {merchant_category}, {when}, {country}".format(**values, when=when)
+
+
+def _customer_words() -> str:
+    return "customer {customer_id}, {amount:g} EUR, {term_months:g} months".format(**Golden.of(CREDIT).values)
 
 
 def _plain(value: Any) -> str:
@@ -274,9 +283,29 @@ def _explanation(running: Launched, caller: OutsideCaller, out: Console) -> None
     Golden.of(FRAUD).check_values(response.model_version, np.asarray(explanation.predictions, np.float64))
 
 
+def _reasons(caller: OutsideCaller, out: Console) -> None:
+    """The sentences that an applicant is told, from the model's own templates."""
+    request = read_request(CREDIT)
+    request.model_name = CREDIT + EXPLAINER_SUFFIX
+    request.parameters["classes"].string_param = REFUSED
+    request.parameters["reasons"].int64_param = REASONS
+    for name in (*EXPLAINED, "reasons"):
+        request.outputs.add(name=name)
+    started = time.perf_counter()
+    explanation = Explanation.read(caller.infer(request))
+    seconds = time.perf_counter() - started
+    out.print(_title(f"what an applicant is told: {CREDIT}, in {seconds * 1000:.0f} ms"))
+    chance = float(np.asarray(explanation.predictions, np.float64)[0, 0])
+    out.print(Text.assemble("  ", (f"{REFUSED} {chance:.0%}", "bold"), ", because of"))
+    out.print(reason_lines(explanation, 0))
+    check_sum(explanation)
+    if not any(explanation.reasons):
+        raise Failure(f"{CREDIT}: its explanation has no reasons")
+
+
 def _missing(caller: OutsideCaller) -> list[str]:
     ready = {model.name for model in caller.index(only_ready=True).models}
-    return [model for model in (IRIS, CANCER, FRAUD) if model not in ready]
+    return [model for model in (IRIS, CANCER, FRAUD, CREDIT) if model not in ready]
 
 
 def _title(text: str) -> Rule:

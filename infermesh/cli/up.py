@@ -62,7 +62,7 @@ def up(
 ) -> None:
     """Start the whole mesh on this machine, show how it is doing, and drain it on Ctrl-C.
 
-    What is left out is the samples': three models, their features and routes. The gateway listens on 8001; all other ports are
+    What is left out is the samples': four models, their features and routes. The gateway listens on 8001; all other ports are
     any free ones. Everything listens on 127.0.0.1 alone, and ends with this command.
 
     [bold]What can go wrong[/]

@@ -120,15 +120,9 @@ def _http(settings: Settings, places: Places) -> dict[str, Any]:
         "request_headers_timeout": _seconds(HEADERS_WITHIN_S),
         "stream_idle_timeout": "0s",  # a health Watch says nothing for hours
         "drain_timeout": _seconds(GOAWAY_S),
-        # Metadata arrives as the caller wrote it: no id of Envoy's, and none of its bits in the caller's.
+        # Metadata arrives as the caller wrote it.
         "generate_request_id": False,
         "preserve_external_request_id": True,
-        "request_id_extension": {
-            "typed_config": {
-                "@type": f"{_TYPE}extensions.request_id.uuid.v3.UuidRequestIdConfig",
-                "pack_trace_reason": False,
-            }
-        },
         "skip_xff_append": True,
         "server_header_transformation": "PASS_THROUGH",
         # A caller can't write this header itself: it is dropped, and set from the certificate that the connection has shown.

@@ -11,15 +11,14 @@ import os
 import shutil
 import signal
 import socket
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from infermesh.config import PortTaken, ServerTlsConfig
 from infermesh.engine.ask import NoAnswer
+from infermesh.engine.folder import run_folder
 from infermesh.engine.kept_certificates import KeptCertificates
 from infermesh.engine.launch import find
 from infermesh.engine.process import Failed, Group, Process
@@ -30,6 +29,7 @@ from infermesh.telemetry import TelemetryServer
 __all__ = ["Pace", "supervise"]
 
 EXIT_FAILED = 1
+LOOK_AT_NEW_S = 0.05
 
 _log = logging.getLogger(__name__)
 
@@ -62,13 +62,9 @@ async def supervise(
     `main` is `module:name` of a coroutine function that is given a `Worker`, whose `order` is `program`.
     """
     envoy = find()
-    with _Port(settings.host, settings.grpc_port) as port:
-        folder = Path(tempfile.mkdtemp(prefix="infermesh-", dir=_in_memory()))
-        try:
-            group = Group(envoy, settings, port.number, folder, main, program)
-            return await Supervisor(group, tls, pace or Pace()).run()
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+    with _Port(settings.host, settings.grpc_port) as port, run_folder() as folder:
+        group = Group(envoy, settings, port.number, folder, main, program)
+        return await Supervisor(group, tls, pace or Pace()).run()
 
 
 class Supervisor:
@@ -238,6 +234,7 @@ class Supervisor:
                 if why := await self._look(new):
                     _log.error("rolling restart ended, the process in place stays: its successor %s", why)
                     new.kill()
+                    await new.wait()
                     return False
                 await asyncio.sleep(LOOK_AT_NEW_S)
         finally:
@@ -271,9 +268,6 @@ class Supervisor:
         await asyncio.gather(*(each.end(settings.grace_s) for each in every))
 
 
-LOOK_AT_NEW_S = 0.05
-
-
 class _Port:
     """The port of all processes, kept for them: bound and not listened on, so that the kernel gives it nothing."""
 
@@ -301,9 +295,3 @@ class _Port:
 
     def __exit__(self, *_: object) -> None:
         self._socket.close()
-
-
-def _in_memory() -> str | None:
-    """Where files stay in memory, since private keys are among them; elsewhere than on Linux the usual place."""
-    place = Path("/dev/shm")
-    return str(place) if os.access(place, os.W_OK | os.X_OK) else None

@@ -45,16 +45,19 @@ def read_ids(request: ModelInferRequest, name: str, position: int, datatype: str
         what = f"expected {datatype} [N] or [N, 1], got {quoted(tensor.datatype)} {shape[:16]}"
         raise wrong(request, name, what, "INPUT_DATATYPE" if tensor.datatype != datatype else "INPUT_SHAPE")
     _check_count(request, name, shape[0], max_entities)
-    ids: list[bytes] | None = _lone_id(request, position) if shape[0] == 1 and datatype == "BYTES" else None
+    ids: list[bytes] | None = None
+    if datatype == "BYTES":
+        if shape[0] == 1:
+            ids = _lone_id(request, position)
+        if ids is None and (raws := request.raw_input_contents) and len(raws[position]) > shape[0] * (4 + MAX_ID_BYTES):
+            _refuse_a_long_one(request, name, raws[position], shape[0])
     if ids is None:
         ids = read_input(request, position).ravel().tolist()
     if datatype == "INT64":
         return [b"%d" % value for value in ids]  # type: ignore[str-format]  # they are numbers
     for row, entity in enumerate(ids):
         if not 0 < len(entity) <= MAX_ID_BYTES:
-            got = f"one of {len(entity)} bytes" if entity else "an empty one"
-            what = f"row {row}: expected an id of 1 to {MAX_ID_BYTES} bytes, got {got}"
-            raise wrong(request, name, what, "ENTITY_ID")
+            raise _wrong_id(request, name, row, len(entity))
     return ids
 
 
@@ -87,7 +90,28 @@ def _lone_id(request: ModelInferRequest, position: int) -> list[bytes] | None:
     if not raws or request.inputs[position].HasField("contents"):
         return None
     raw = raws[position]
-    return [raw[4:]] if len(raw) == 4 + int.from_bytes(raw[:4], "little") else None
+    return [raw[4:]] if 4 + int.from_bytes(raw[:4], "little") == len(raw) <= 4 + MAX_ID_BYTES else None
+
+
+def _refuse_a_long_one(request: ModelInferRequest, name: str, raw: bytes, count: int) -> None:
+    """Raise InvalidRequest for the first id that its length says is too long, before any is copied.
+
+    What is no BYTES tensor at all is left to whoever reads it.
+    """
+    start = 0
+    for row in range(count):
+        length = int.from_bytes(raw[start : start + 4], "little")
+        start += 4 + length
+        if start > len(raw):
+            return
+        if length > MAX_ID_BYTES:
+            raise _wrong_id(request, name, row, length)
+
+
+def _wrong_id(request: ModelInferRequest, name: str, row: int, length: int) -> InvalidRequest:
+    got = f"one of {length} bytes" if length else "an empty one"
+    what = f"row {row}: expected an id of 1 to {MAX_ID_BYTES} bytes, got {got}"
+    return wrong(request, name, what, "ENTITY_ID")
 
 
 def _check_count(request: ModelInferRequest, name: str, count: int, max_entities: int) -> None:

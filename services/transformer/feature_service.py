@@ -173,6 +173,8 @@ class FeatureService(Model):
     """Inputs of the request that do not have a row for each entity, such as a threshold."""
     overrides: Overrides = "off"
     """Who may send features in the place of stored ones, as `infermesh_feature.<name>`: nobody, everybody, or these tenants."""
+    given: Literal["allow", "refuse"] = "allow"
+    """Whether a request may bring the looked-up inputs, without ids; where `overrides` lists tenants, from these alone."""
     after: list[StepConfig] = Field(default_factory=list, max_length=64)
     """Steps on the model's answer, done one after the other; explanations pass untouched."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from infermesh.call import Call
 from infermesh.errors import (
@@ -32,17 +32,23 @@ from services.transformer.store import FeatureStore, StoreUnavailable
 
 __all__ = ["JoinFeatures"]
 
+GIVEN = "given"  # what is said of features when the request brought the inputs that are made of them
+KNOWN_S = 1.0
+MAX_KNOWN = 1024
+
 
 @dataclass
 class JoinFeatures(Filter):
     """Replaces the entity ids of a request by the features that are stored for them.
 
-    A request for a model without a plan passes untouched, and so does one that brings the looked-up inputs itself instead of the
-    ids (an explainer's, or a what-if call). The response passes as it is, with the parameter `infermesh_features` added: present,
-    stale, defaulted or redis_unavailable, the worst of all rows; it is absent where nothing was looked up. Who asks for it gets
-    the status of each value as a further output, and who overrides features is told which.
+    A request for a model without a plan passes untouched, and so does one that brings the looked-up inputs themselves instead of
+    the ids, where the service allows it: no row is read for it and no policy is asked, whoever sends it. The response passes as
+    it is, with the parameter `infermesh_features` added: `given` for such a request, else present, stale, cached, defaulted or
+    redis_unavailable, the worst of all rows; it is absent where there is no plan. Who asks for it gets the status of each value
+    as a further output, and who overrides features is told which.
 
-    `models` is asked whether model and version exist when a request is refused here: that they do not is the graver fault.
+    `models` is asked whether model and version exist when a request is refused here: that they do not is the graver fault. That
+    they do is believed for a second, so that a flood of wrong requests is none for the model.
     """
 
     plans: Mapping[str, JoinPlan]
@@ -50,6 +56,8 @@ class JoinFeatures(Filter):
     models: InferenceService
     clock: Callable[[], float] = time.time  # wall clock: it is compared with event times
     log: ServedLog | None = None
+    monotonic: Callable[[], float] = time.monotonic
+    _known: dict[tuple[str, str, str], float] = field(default_factory=dict, init=False, repr=False)
 
     async def __call__(self, request: ModelInferRequest, call: Call, then: Infer) -> ModelInferResponse:
         plan = self.plans.get(request.model_name)
@@ -61,7 +69,10 @@ class JoinFeatures(Filter):
             await self._check_model(request, call)
             raise
         if entities is None:
-            return await then(request, call)
+            response = await then(request, call)
+            plan.count_given(request)
+            response.parameters[FEATURES].string_param = GIVEN
+            return response
         try:
             found = await self._found(plan, entities, call)
             now_us = micros(self.clock())
@@ -73,8 +84,8 @@ class JoinFeatures(Filter):
         except InvalidRequest:
             await self._check_model(request, call)
             raise
-        except (FailedPrecondition, Unavailable) as error:
-            if isinstance(error, FailedPrecondition):  # without the store, the backend is not asked for nothing
+        except (FailedPrecondition, ResourceExhausted, Unavailable) as error:
+            if not isinstance(error, Unavailable):  # without the store, the backend is not asked for nothing
                 await self._check_model(request, call)
             text = f"model {quoted(request.model_name)}: {error.message}"
             raise type(error)(text, reason=error.reason, rejected=error.rejected) from None
@@ -106,6 +117,9 @@ class JoinFeatures(Filter):
             return away
 
     async def _check_model(self, request: ModelInferRequest, call: Call) -> None:
+        key, now = (request.model_name, request.model_version, call.variant), self.monotonic()
+        if now - self._known.get(key, -KNOWN_S) < KNOWN_S:
+            return
         asked = ModelMetadataRequest(name=request.model_name, version=request.model_version)
         try:
             await self.models.metadata(asked, call)
@@ -113,6 +127,9 @@ class JoinFeatures(Filter):
             raise
         except MeshError:
             return  # it can't be told now, and the request is wrong in any case
+        if len(self._known) >= MAX_KNOWN:
+            self._known.clear()
+        self._known[key] = now
 
     def __repr__(self) -> str:
         return f"JoinFeatures({', '.join(self.plans)})"

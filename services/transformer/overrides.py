@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -15,11 +15,36 @@ from services.transformer.feature_service import Sized
 from services.transformer.row import RowFormat
 from services.transformer.schema import TEXT
 
-__all__ = ["OVERRIDDEN", "PREFIX", "Overrides"]
+__all__ = ["OVERRIDDEN", "PREFIX", "GivenInputs", "Overrides"]
 
 PREFIX = "infermesh_feature."
 OVERRIDDEN = "infermesh_feature_overrides"  # parameter of the response: what was overridden, by name
 REASON = "FEATURE_OVERRIDE"
+GIVEN = "FEATURE_GIVEN"
+
+
+class GivenInputs:
+    """Who may send the looked-up inputs themselves, in the place of `ids`: `given` says whether anybody may.
+
+    Where `overrides` lists tenants, they alone may: who may not replace one feature should not be able to replace all at once.
+    """
+
+    def __init__(self, given: str, overrides: str | Collection[str], ids: Sequence[str]) -> None:
+        self._refused = given == "refuse"
+        self._tenants = None if isinstance(overrides, str) else frozenset(overrides)
+        self._ids = ids
+
+    def check(self, request: ModelInferRequest, name: str, tenant: str) -> None:
+        """Raise InvalidRequest or PermissionDenied for a request that gives this input."""
+        if self._refused:
+            send = ", ".join(quoted(each) for each in self._ids)
+            raise wrong(request, name, f"is looked up and can't be given (given: refuse); send {send}", GIVEN)
+        if self._tenants is not None and tenant not in self._tenants:
+            raise PermissionDenied(
+                f"model {quoted(request.model_name)}: input {quoted(name)}: is looked up, and may not be given by the "
+                f"tenant {quoted(tenant)}",
+                reason=GIVEN,
+            )
 
 
 class Overrides:

@@ -10,12 +10,13 @@ from infermesh.errors import FailedPrecondition, InvalidRequest, quoted
 from infermesh.protocol.open_inference_pb2 import ModelInferRequest
 from infermesh.tensors import Array, add_inputs
 from services.transformer.assembly import Assembly, ColumnRefused, Given, input_of
+from services.transformer.bounds import Bounds, check_rows
 from services.transformer.columns import Rows
 from services.transformer.entities import Entities, read_field, read_ids, wrong
 from services.transformer.feature_service import FeatureService
 from services.transformer.hook_columns import HookColumns
 from services.transformer.keys import joined_ids
-from services.transformer.overrides import PREFIX, Overrides
+from services.transformer.overrides import PREFIX, GivenInputs, Overrides
 from services.transformer.policy import Served
 from services.transformer.statuses import Matrix, take_wish, wants_statuses
 from services.transformer.tally import Tally
@@ -70,16 +71,19 @@ class JoinPlan:
         }
         self.renamed = {s.request: name for name, s in service.inputs.items() if s.request is not None}
         """The model's name of an input by the request's."""
+        self._given = GivenInputs(service.given, service.overrides, [*self.entities, *self.fields])
+        self._bounds = Bounds(file, service, self.looked_up, formats.values())
         self._overrides = Overrides(service.overrides, {use.alias: use.features for use in self.uses}, formats)
         self._hook = HookColumns(file, service, service.hook, formats) if service.hook is not None else None
         self._plain = {name: each for name, each in self.looked_up.items() if not isinstance(each, Assembly)}
+        self._has_texts = any(each.datatype == "BYTES" for each in self.looked_up.values())
         self._is_assembled = len(self._plain) < len(self.looked_up)
 
     def read(self, request: ModelInferRequest, tenant: str = "") -> Entities | None:
         """The entities of a request; None when it brings the looked-up inputs itself and no ids: it is the model's already.
 
-        Raises InvalidRequest for a request that is neither, or whose ids can't be read; PermissionDenied for an override that the
-        tenant may not make.
+        Raises InvalidRequest for a request that is neither, or whose ids can't be read, or that gives inputs which the service
+        refuses; PermissionDenied for what the tenant may not give or override; ResourceExhausted for too many rows.
         """
         raws = request.raw_input_contents
         if raws and len(raws) != len(request.inputs):
@@ -102,10 +106,17 @@ class JoinPlan:
                 overriding.append(position)
         if len(at) != len(self._needed) or given or overriding:
             if self._is_the_models(at, given, overriding):
+                self._given.check(request, given[0], tenant)
                 return None
             if len(at) != len(self._needed) or given:
                 raise self._wrong_inputs(request, at, given)
         return self._read(request, at, overriding, tenant)
+
+    def count_given(self, request: ModelInferRequest) -> None:
+        """Count the values of a request that brought the looked-up inputs itself, once the model has taken them."""
+        shape = next(tensor.shape for tensor in request.inputs if tensor.name in self.looked_up)
+        for use in self.uses:
+            use.count_given(shape[0] if shape else 1)
 
     def keys(self, entities: Entities) -> list[bytes]:
         """The keys of all rows of all views: N of the first view, then N of the next."""
@@ -121,12 +132,17 @@ class JoinPlan:
     def serve(
         self, entities: Entities, found: Sequence[bytes | None], now_us: int
     ) -> tuple[Mapping[str, Rows], Served]:
-        """The rows of each view from what the keys held, and the worst of what was served. Raises FailedPrecondition."""
+        """The rows of each view from what the keys held, and the worst of what was served.
+
+        Raises FailedPrecondition, and ResourceExhausted where their texts are too long together.
+        """
         rows: dict[str, Rows] = {}
         worst = Served.PRESENT
         start = 0
         for use in self.uses:
             stop = start + entities.rows
+            if use.has_texts and entities.rows > 1:
+                check_rows(found[start:stop])
             rows[use.alias], served = use.serve(found[start:stop], entities, now_us)
             worst = max(worst, served)
             start = stop
@@ -139,6 +155,8 @@ class JoinPlan:
         rows: dict[str, Rows] = {}
         worst = Served.CACHED
         for use, part in zip(self.uses, self._parts(kept, entities.rows), strict=True):
+            if part is not None and use.has_texts:
+                check_rows(part)
             rows[use.alias], served = use.serve_unavailable(entities, why, part, now_us)
             worst = max(worst, served)
         return self._overridden(rows, entities), worst
@@ -159,7 +177,7 @@ class JoinPlan:
         return self._overrides.written(rows, entities.overrides) if entities.overrides else rows
 
     def joined(self, request: ModelInferRequest, entities: Entities, rows: Mapping[str, Rows]) -> ModelInferRequest:
-        """A copy with the ids replaced by tensors; raw if the request is, else typed, never a mix."""
+        """A copy with the ids replaced by tensors; raw if the request is, else typed, never a mix. Raises ResourceExhausted."""
         joined = ModelInferRequest()
         joined.CopyFrom(request)  # with parameters, requested outputs and fields that nobody here knows
         raw = bool(request.raw_input_contents)
@@ -177,6 +195,8 @@ class JoinPlan:
         if self._is_assembled:
             tensors |= self._assembled(request, entities, rows)
             tensors = {name: tensors[name] for name in self.looked_up}
+        if entities.rows > 1 and self._has_texts:
+            self._bounds.check_texts(tensors)
         add_inputs(joined, tensors, raw=raw)
         return joined
 
@@ -213,6 +233,7 @@ class JoinPlan:
             fields[first] = read_field(request, first, at[first], self.fields[first], self._max_entities)
             rows = len(fields[first])
         self._check_rows(request, rows, first)
+        self._bounds.check(request, rows)
         wants = wants_statuses(request) if request.parameters or request.outputs else False
         positions = list(at.values())
         if not (self.fields or self._composites or overriding):

@@ -48,8 +48,12 @@ class Use:
         self._use, self._tally = use, tally
         self._partial: dict[tuple[str, ...], RowPolicy] = {}
         self._width = len(self.features)
-        self._times = [group.event_time for group in self.policy.format.groups]
-        self._time = self._times[0] if len(self._times) == 1 else None
+        layout = self.policy.format
+        self.has_texts = bool(layout.texts)
+        """Whether only the rows themselves say how long they are."""
+        taken = {at for at, column in enumerate(layout.schema) if column.name in used}
+        self._times = [group.event_time for group in layout.groups if taken & set(group.positions)]
+        self._time = self._times[0] if len(layout.groups) == 1 else None  # where rows of earlier schemas have it too
 
     def serve(self, found: Sequence[bytes | None], entities: Entities, now_us: int) -> tuple[Rows, Served]:
         """The rows of all entities, from what their keys held. Raises FailedPrecondition where a policy says fail."""
@@ -109,6 +113,10 @@ class Use:
                 matrix[:, at] = Status.OVERRIDDEN
         return matrix
 
+    def count_given(self, rows: int) -> None:
+        """Count the values of so many rows that a caller gave whole, in the place of ids."""
+        self._tally.values[Status.OVERRIDDEN] += rows * self._width
+
     def _without(self, entities: Entities) -> RowPolicy | None:
         """The policies for the features that the request does not bring itself, which nobody misses; None if it brings all."""
         left = [feature for feature in self.features if (self.alias, feature) not in entities.overrides]
@@ -128,7 +136,7 @@ class Use:
             self._tally.values[status] += count
 
     def _observe_age(self, rows: Rows, now_us: int) -> None:
-        """Add the age of the oldest row that was served, in its oldest group; defaults have the event time 0, and no age."""
+        """Add the age of the oldest row that was served, in its oldest used group; defaults have the event time 0, and no age."""
         oldest = min([int(_times(rows, t).min(initial=UNKNOWN)) for t in self._times])
         if oldest <= 0:  # of a default, of what was never written, or of a time before 1970
             known = [times[(times != 0) & (times != NEVER)] for times in [_times(rows, t) for t in self._times]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
@@ -16,7 +17,7 @@ from services.transformer.row import NEVER, RowFormat, Value
 from services.transformer.views import FeatureView
 from services.transformer.writing.again import Again, NotWritten
 from services.transformer.writing.merged import write_merged
-from services.transformer.writing.newest import NotARow, PackedRow, Written, write_newest
+from services.transformer.writing.newest import AHEAD_US, NotARow, PackedRow, Written, write_newest
 
 __all__ = ["NEVER", "FeatureWriter", "NotWritten", "PackedRow", "Written"]
 
@@ -52,6 +53,7 @@ class FeatureWriter:
         linger_s: float = 0.02,
         again: Again | None = None,
         observe: Callable[[str, int], None] = lambda outcome, rows: None,
+        now: Callable[[], float] = time.time,
     ) -> None:
         if not 1 <= batch_rows <= max_waiting:
             raise ValueError(f"batch_rows: expected 1 to max_waiting ({max_waiting}), got {batch_rows}")
@@ -70,6 +72,7 @@ class FeatureWriter:
         self._linger_s = linger_s
         self._again = again or Again()
         self._observe = observe
+        self._now = now
         self._queue: deque[PackedRow] = deque()
         self._changed = asyncio.Condition()
         self._writing = asyncio.Lock()  # batches one after the other: two rows of one entity stay in their order
@@ -96,7 +99,12 @@ class FeatureWriter:
         """A row to write, its values in the order of the view. Raises ValueError saying what does not fit.
 
         In a view with source groups one time is for all of them, several are for each, and `NEVER` for one that is not written.
+        A time of more than a day ahead does not fit: it would keep out every row that follows.
         """
+        latest = event_time_us if isinstance(event_time_us, int) else max(event_time_us, default=NEVER)
+        if latest > self._now() * 1e6 + AHEAD_US:
+            what = "is more than a day ahead of now; expected microseconds since 1970"
+            raise ValueError(f"entity {entity!r}: event time {latest}: {what}")
         return PackedRow(self.key(entity), self.format.pack(values, event_time_us))
 
     async def write(self, rows: Iterable[PackedRow]) -> Written:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
 import grpc
@@ -15,7 +15,7 @@ __all__ = ["Answer", "Pairs", "Send", "refuse_http"]
 
 Event = MutableMapping[str, Any]
 Send = Callable[[Event], Awaitable[None]]
-Pairs = list[tuple[bytes, bytes]]
+Pairs = Sequence[tuple[bytes, bytes]]
 
 MAX_INLINE_BYTES = 1 << 14  # to compress on the loop's thread: under a millisecond
 
@@ -35,15 +35,15 @@ class Answer:
     A status without a message before it travels in the head of the answer (gRPC: Trailers-Only).
     """
 
-    __slots__ = ("_send", "_send_bytes", "encoding", "is_gone", "is_over", "is_started")
+    # What is so for most calls stands in the class: nothing is done for it at each call.
+    encoding: bytes | None = None
+    is_gone = False  # the caller
+    is_over = False  # a status is on its way, or nobody waits for one
+    is_started = False
 
     def __init__(self, send: Send, send_bytes: int) -> None:
         self._send = send
         self._send_bytes = send_bytes
-        self.encoding: bytes | None = None
-        self.is_gone = False  # the caller
-        self.is_over = False  # a status is on its way, or nobody waits for one
-        self.is_started = False
 
     async def send_head(self, metadata: Pairs, *, now: bool = False) -> None:
         """Start the answer; the host sends the head with the first part of the body, unless that is to be now."""
@@ -66,16 +66,17 @@ class Answer:
 
     async def send_only(self, data: bytes) -> None:
         """The one message of a call that ends well, and its status."""
+        body = {"type": "http.response.body", "body": frame(data), "more_body": False}
         self.is_over = self.is_started = True
         send = self._send
         await send(_START)
-        await send({"type": "http.response.body", "body": frame(data), "more_body": False})
+        await send(body)
         await send(_OK_TRAILERS)
 
     async def send_status(self, code: int, text: str, metadata: Pairs) -> None:
         """The end of the call."""
         self.is_over = True
-        headers: Pairs = [_OK if code == 0 else (b"grpc-status", b"%d" % code), *metadata]
+        headers = [_OK if code == 0 else (b"grpc-status", b"%d" % code), *metadata]
         if text:
             headers.insert(1, (b"grpc-message", percent_encoded(text)))
         send = self._send

@@ -43,11 +43,10 @@ class Application:
         trusts_certificates: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.ticker = Ticker(clock)
+        self.ticker: Ticker[Context] = Ticker(clock)
         self._limits = Limits(max_receive, max_send, Identities(trusted=trusts_certificates), clock)
         self._methods: dict[str, Method] = {}
         self._generic: list[grpc.GenericRpcHandler] = []
-        self._in_flight: set[Context] = set()
         self._is_leaving = False
         self._is_empty = asyncio.Event()
 
@@ -64,16 +63,16 @@ class Application:
     @property
     def in_flight(self) -> int:
         """Calls that have come and are not over, streams that only watch included."""
-        return len(self._in_flight)
+        return len(self.ticker.calls)
 
     async def stop(self, grace_s: float) -> None:
         """Refuse new calls, wait for those in flight within the grace, and end the rest."""
         self._is_leaving = True
-        if self._in_flight and grace_s > 0:
+        if self.ticker.calls and grace_s > 0:
             await self._emptied(grace_s)
-        for call in list(self._in_flight):
+        for call in list(self.ticker.calls):
             call.revoke()
-        if self._in_flight:
+        if self.ticker.calls:
             await self._emptied(END_S)
 
     async def _emptied(self, timeout_s: float) -> None:
@@ -91,52 +90,49 @@ class Application:
             return
         method = self._methods.get(scope["path"]) or self._found(scope["path"])
         call = Context(self._limits, method, scope, receive, send)
-        self._in_flight.add(call)
         try:
             try:
-                if call.headers.get(b"content-type") != b"application/grpc" and await _is_other(scope, call, send):
+                if call.headers.get(b"content-type") != b"application/grpc" and await _is_other(call, send):
                     return
-                await self._answer(method, call, receive)
+                if self._is_leaving:
+                    raise WireError(grpc.StatusCode.UNAVAILABLE, "this replica is leaving")
+                call.open()
+                self.ticker.add(call)
+                if method.request_streaming:
+                    call.requests = request = Requests(receive, call, method.parsed)
+                else:
+                    call.is_reading = True
+                    data = await read_only(receive, call)
+                    call.is_reading = False
+                    if data is None or call.is_over:
+                        call.is_gone = True
+                        return
+                    call.is_half_closed = True
+                    request = method.parsed(data)
+                if method.response_streaming:
+                    await _stream(method.behaviour(request, call), call)
+                else:
+                    await call.answer_only(await method.behaviour(request, call))
             except BaseException as error:
                 await call.end_by(error)
         except BaseException as error:
             _log.error("%s could not be answered: %s", method.path, error, exc_info=error)
         finally:
             self.ticker.remove(call)
-            self._in_flight.discard(call)
             call.close()
-            if self._is_leaving and not self._in_flight:
+            if self._is_leaving and not self.ticker.calls:
                 self._is_empty.set()
-
-    async def _answer(self, method: Method, call: Context, receive: Receive) -> None:
-        if self._is_leaving:
-            raise WireError(grpc.StatusCode.UNAVAILABLE, "this replica is leaving")
-        call.open()
-        self.ticker.add(call)
-        if method.request_streaming:
-            request: Any = Requests(receive, call, method.parsed)
-            call.requests = request
-        else:
-            call.is_reading = True
-            data = await read_only(receive, call)
-            call.is_reading = False
-            if data is None or call.is_over:
-                call.is_gone = True
-                return
-            call.is_half_closed = True
-            request = method.parsed(data)
-        if method.response_streaming:
-            await _stream(method.behaviour(request, call), call)
-        else:
-            await call.answer_only(await method.behaviour(request, call))
 
     def _found(self, path: str) -> Method:
         """The method of a path that no one has called before."""
         details = _Details(path, ())
-        for handler in self._generic:
-            if (found := handler.service(details)) is not None:
-                method = self._methods[path] = method_of(path, found)
-                return method
+        try:
+            for handler in self._generic:
+                if (found := handler.service(details)) is not None:
+                    method = self._methods[path] = method_of(path, found)
+                    return method
+        except BaseException as error:
+            _log.error("a generic handler could not be asked for a method: %s", error, exc_info=error)
         return _UNKNOWN
 
 
@@ -161,7 +157,7 @@ async def _stream(answers: Any, call: Context) -> None:
     await call.end()
 
 
-async def _is_other(scope: MutableMapping[str, Any], call: Context, send: Send) -> bool:
+async def _is_other(call: Context, send: Send) -> bool:
     """Whether the request is not gRPC's; then it is answered in HTTP's words."""
     if is_grpc(call.headers.get(b"content-type", b"")):
         return False

@@ -14,9 +14,10 @@ import grpc
 from infermesh.transport.asgi.answer import Answer, Pairs, Send
 from infermesh.transport.asgi.encodings import check_encoding
 from infermesh.transport.asgi.identity import Identities
+from infermesh.transport.asgi.metadata import Metadata
 from infermesh.transport.asgi.method import Method
 from infermesh.transport.asgi.requests import Receive, Requests
-from infermesh.transport.asgi.wire import Metadata, WireError, timeout_s
+from infermesh.transport.asgi.wire import WireError, timeout_s
 
 __all__ = ["Call", "Limits"]
 
@@ -41,42 +42,44 @@ class Call(Answer):
     What came first counts, also where the method swallows what it was ended with. The last two cancel the task that runs it.
     """
 
-    __slots__ = (
-        "_aborted", "_callbacks", "_code", "_details", "_final", "_is_compressing_next", "_is_plain", "_looking", "_metadata",
-        "_receive", "_task", "_trailing", "_trailing_pairs", "born", "deadline", "headers", "is_half_closed", "is_reading",
-        "limits", "look_at", "method", "requests", "scope",
-    )  # fmt: skip
+    deadline = math.inf
+    has_expired = False
+    born = look_at = 0  # the ticker's
+    requests: Requests | None = None
+    is_half_closed = False  # nothing more comes but the news that the caller has gone
+    is_reading = False  # the one request of a call that has one
+    _is_plain = True  # nothing is to be told but the answer
+    _final: tuple[grpc.StatusCode, str] | None = None
+    _code = grpc.StatusCode.OK
+    _details = ""
+    _trailing: Metadata = ()
+    _trailing_pairs: Pairs = ()
+    _metadata: tuple[tuple[str, str | bytes], ...] | None = None
+    _is_compressing_next = True
+    _aborted: grpc.aio.AbortError | None = None
+    _callbacks: list[Callable[[Any], None]] | None = None
+    _looking: asyncio.Future[Any] | None = None
 
     def __init__(self, limits: Limits, method: Method, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
-        super().__init__(send, limits.send_bytes)
+        self._send = send  # Answer's two: a call less
+        self._send_bytes = limits.send_bytes
         self.limits = limits
         self.method = method
         self.scope = scope
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
-        self.deadline = math.inf
-        self.born = self.look_at = 0  # the ticker's
-        self.requests: Requests | None = None
-        self.is_half_closed = False  # nothing more comes but the news that the caller has gone
-        self.is_reading = False  # the one request of a call that has one
         self._receive = receive
         self._task = asyncio.current_task()
-        self._is_plain = True  # nothing is to be told but the answer
-        self._final: tuple[grpc.StatusCode, str] | None = None
-        self._code = grpc.StatusCode.OK
-        self._details = ""
-        self._trailing: Metadata = ()
-        self._trailing_pairs: Pairs = []
-        self._metadata: tuple[tuple[str, str | bytes], ...] | None = None
-        self._is_compressing_next = True
-        self._aborted: grpc.aio.AbortError | None = None
-        self._callbacks: list[Callable[[Any], None]] | None = None
-        self._looking: asyncio.Future[Any] | None = None
 
     def open(self) -> None:
         """Read what the caller wishes. Raises WireError for a call that can't be answered."""
         headers = self.headers
+        if headers.get(b"te") != b"trailers":
+            raise WireError(grpc.StatusCode.INTERNAL, "te: expected trailers; the status could not be sent")
         if (timeout := headers.get(b"grpc-timeout")) is not None:
-            self.deadline = self.limits.clock() + timeout_s(timeout)
+            remaining = timeout_s(timeout)
+            self.deadline = self.limits.clock() + remaining
+            if remaining <= 0:
+                raise WireError(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
         if (encoding := headers.get(b"grpc-encoding")) is not None:
             check_encoding(encoding)
 
@@ -105,19 +108,22 @@ class Call(Answer):
     def look(self) -> None:
         """See whether the caller is still there; `receive()` is ours once the request has been read to its end."""
         if self.is_half_closed and self._looking is None and not self.is_over:
-            self._looking = asyncio.ensure_future(self._receive())  # type: ignore[arg-type]  # any awaitable
+            self._looking = asyncio.ensure_future(self._receive())
             self._looking.add_done_callback(self._looked)
 
     async def answer_only(self, message: Any) -> None:
         """The method has returned its one answer."""
         data = self.checked(self.method.serialise(message))
-        if self._is_plain:
-            await self.send_only(data)
-            return
-        if self._final is None and self._code is grpc.StatusCode.OK:
-            if not self.is_started:
-                await self.send_head([])
-            await self.send_message(data, compress=self._is_compressing_next)
+        try:
+            if self._is_plain:
+                await self.send_only(data)
+                return
+            if self._final is None and self._code is grpc.StatusCode.OK:
+                if not self.is_started:
+                    await self.send_head([])
+                await self.send_message(data, compress=self._is_compressing_next)
+        except OSError:
+            self.is_gone = True
         await self.end()
 
     async def end(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
@@ -11,7 +12,7 @@ import grpc
 from infermesh.transport.asgi.call import Call
 from infermesh.transport.asgi.encodings import COMPRESSIONS, accepts
 from infermesh.transport.asgi.identity import peer_of
-from infermesh.transport.asgi.wire import Metadata, decoded_metadata, encoded_metadata
+from infermesh.transport.asgi.metadata import Metadata, decoded_metadata, encoded_metadata
 
 __all__ = ["Context"]
 
@@ -20,8 +21,6 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 class Context(Call):
     """Everything of `grpc.aio.ServicerContext`."""
-
-    __slots__ = ()
 
     # What servicers ask for.
 

@@ -112,6 +112,8 @@ class Requests:
         self._ended = True
         if not self._receiving:
             self._pump.cancel()
+        if self._parts.empty():
+            self._parts.put_nowait(None)  # whoever still reads has waited for nothing
 
     async def _pumped(self) -> None:
         try:
@@ -121,6 +123,7 @@ class Requests:
                 self._receiving = False
                 if event["type"] != "http.request":
                     self._call.leave()
+                if self._ended or self._call.is_gone:
                     return
                 if body := event.get("body", b""):
                     await self._parts.put(body)

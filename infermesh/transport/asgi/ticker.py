@@ -6,7 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 __all__ = ["Ticked", "Ticker"]
 
@@ -20,6 +20,7 @@ class Ticked(Protocol):
     """A call, as the ticker sees it."""
 
     deadline: float
+    has_expired: bool
     born: int
     look_at: int
 
@@ -30,22 +31,25 @@ class Ticked(Protocol):
         """See whether the caller is still there."""
 
 
-class Ticker:
+C = TypeVar("C", bound=Ticked)
+
+
+class Ticker(Generic[C]):
     """Two timers for all calls of a loop, so that a call which is over soon costs none.
 
-    A caller who goes is not always told: after the end of the request's body a host may answer `receive()` at once instead of when
-    there is something new. So calls that last are asked about, the less often the longer they last.
+    A caller who goes is not always told of: after the end of the request's body a host may answer `receive()` at once, and not
+    when there is something new. So calls that last are asked about, the less often the longer they last.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.calls: dict[Ticked, None] = {}  # in the order of their births
+        self.calls: dict[C, None] = {}  # in the order of their births
         self.ticks = 0
         self.clock = clock
         self._ticking: asyncio.TimerHandle | None = None
         self._expiring: asyncio.TimerHandle | None = None
         self._expires_at = math.inf
 
-    def add(self, call: Ticked) -> None:
+    def add(self, call: C) -> None:
         """Look after the call until it is removed. Its deadline must not change."""
         call.born, call.look_at = self.ticks, self.ticks + YOUNG_TICKS
         self.calls[call] = None
@@ -54,7 +58,7 @@ class Ticker:
         if call.deadline < self._expires_at:
             self._arm(call.deadline)
 
-    def remove(self, call: Ticked) -> None:
+    def remove(self, call: C) -> None:
         self.calls.pop(call, None)
 
     def tick(self) -> None:
@@ -66,7 +70,7 @@ class Ticker:
         if not self.calls:
             return
         self._ticking = asyncio.get_running_loop().call_later(TICK_S, self.tick)
-        due: list[Ticked] = []
+        due: list[C] = []
         for call in self.calls:
             if call.born + YOUNG_TICKS > now:
                 break
@@ -80,10 +84,10 @@ class Ticker:
         """End the calls whose deadlines have passed, and wait for the next deadline."""
         now = self.clock()
         self._expires_at = math.inf
-        for call in [each for each in self.calls if each.deadline <= now]:
-            self.remove(call)
+        for call in [each for each in self.calls if each.deadline <= now and not each.has_expired]:
+            call.has_expired = True
             call.expire()
-        following = min((each.deadline for each in self.calls), default=math.inf)
+        following = min((each.deadline for each in self.calls if not each.has_expired), default=math.inf)
         if following < math.inf:
             self._arm(following)
 

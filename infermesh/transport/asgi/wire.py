@@ -1,4 +1,4 @@
-"""gRPC's bytes on HTTP/2: frames, metadata, timeouts and texts. Pure: nothing waits here, nothing knows who calls.
+"""gRPC's bytes on HTTP/2: frames, timeouts and texts. Pure: nothing waits here, nothing knows who calls.
 
 Source: PROTOCOL-HTTP2.md and statuscodes.md of grpc/grpc.
 """
@@ -7,20 +7,13 @@ from __future__ import annotations
 
 import re
 import struct
-from binascii import Error as Base64Error
-from binascii import a2b_base64, b2a_base64
-from collections.abc import Iterable
 
 import grpc
 
 __all__ = [
     "MAX_TIMEOUT_DIGITS",
     "Frames",
-    "Headers",
-    "Metadata",
     "WireError",
-    "decoded_metadata",
-    "encoded_metadata",
     "frame",
     "is_grpc",
     "percent_decoded",
@@ -33,27 +26,10 @@ PREFIX_BYTES = PREFIX.size
 MAX_TIMEOUT_DIGITS = 8
 SMALL_BYTES = 4096  # parts below it are gathered: a sender of single bytes must not cost an object for each
 GATHERED_BYTES = 1 << 16
-MAX_KNOWN = 512  # names of metadata that are remembered; callers make them up
-
-Headers = Iterable[tuple[bytes, bytes]]
-Metadata = Iterable[tuple[str, str | bytes]]
 
 _UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 _UNSAFE = re.compile(rb"[^ -$&-~]")
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
-_NAME = re.compile(r"[0-9a-z_.\-]+")
-_OURS = frozenset(
-    ["grpc-status", "grpc-message", "grpc-encoding", "grpc-accept-encoding", "content-type", "te", "trailer"]
-    + ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade", "content-length"]
-)  # what the transport writes, and what HTTP/2 forbids
-
-# What is about the transport and not about the call; the certificate's header is read as an identity or not at all.
-_DROPPED = (
-    b"host content-type te grpc-timeout grpc-encoding grpc-accept-encoding grpc-message-type content-length "
-    b"x-forwarded-client-cert x-forwarded-proto"
-).split()
-_names: dict[bytes, str] = dict.fromkeys(_DROPPED, "")  # "": dropped; names that end in -bin are never here
-_written: dict[str, bytes] = {}
 
 
 class WireError(Exception):
@@ -167,72 +143,3 @@ def percent_encoded(text: str) -> bytes:
 def percent_decoded(value: bytes) -> str:
     """The text of a `grpc-message`; what is no escape stands for itself."""
     return _ESCAPE.sub(lambda found: bytes([int(found[1], 16)]), value).decode("utf-8", "replace")
-
-
-def encoded_metadata(metadata: Metadata) -> list[tuple[bytes, bytes]]:
-    """Metadata as headers. Raises ValueError for what HTTP/2 can't carry: a host would lose the whole status with it."""
-    return [(_encoded_name(name), _encoded_value(name, value)) for name, value in metadata]
-
-
-def decoded_metadata(headers: Headers) -> list[tuple[str, str | bytes]]:
-    """The caller's metadata, without what is the transport's own. Raises WireError for a `-bin` value that is no base64."""
-    metadata: list[tuple[str, str | bytes]] = []
-    for key, value in headers:
-        name = _names.get(key)
-        if name is None:
-            if key.endswith(b"-bin"):
-                metadata += [(_text(key), each) for each in _decoded_values(key, value)]
-                continue
-            name = _learnt(key)
-        if name:
-            try:
-                metadata.append((name, value.decode()))
-            except UnicodeDecodeError:
-                metadata.append((name, value.decode("latin-1")))
-    return metadata
-
-
-def _learnt(key: bytes) -> str:
-    name = "" if key.startswith((b":", b"grpc-internal-")) else _text(key)
-    if len(_names) < MAX_KNOWN and len(key) <= 64:
-        _names[key] = name
-    return name
-
-
-def _text(key: bytes) -> str:
-    return key.decode("latin-1")
-
-
-def _decoded_values(key: bytes, value: bytes) -> list[bytes]:
-    """Several values of one name may have been joined by commas on their way."""
-    try:
-        return [a2b_base64(_padded(each.strip()), strict_mode=True) for each in value.split(b",")]
-    except Base64Error:
-        raise WireError(grpc.StatusCode.INTERNAL, f"metadata {_text(key[:64])!r}: expected base64") from None
-
-
-def _padded(value: bytes) -> bytes:
-    bare = value.rstrip(b"=")
-    return bare + b"=" * (-len(bare) % 4) if len(value) - len(bare) <= 2 else value
-
-
-def _encoded_name(name: str) -> bytes:
-    known = _written.get(name)
-    if known is None:
-        if not isinstance(name, str) or not _NAME.fullmatch(name) or name in _OURS:
-            raise ValueError(
-                f"metadata name: expected lower-case letters, digits and _ . - and none of ours, got {name!r}"
-            )
-        known = name.encode()
-        if len(_written) < MAX_KNOWN:
-            _written[name] = known
-    return known
-
-
-def _encoded_value(name: str, value: str | bytes) -> bytes:
-    if name.endswith("-bin"):
-        return b2a_base64(value if isinstance(value, bytes) else value.encode(), newline=False).rstrip(b"=")
-    text = value if isinstance(value, str) else value.decode("latin-1")
-    if not (text.isascii() and text.isprintable()):
-        raise ValueError(f"metadata {name!r}: expected printable ASCII, got {text[:64]!r}")
-    return text.encode()

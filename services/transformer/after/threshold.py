@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +35,12 @@ class Decide(Step):
         self._as = declared.as_
 
     def follow(self, outputs: Outputs) -> None:
-        self._score.follow(outputs, DATATYPES_TAKEN)
+        datatype = self._score.follow(outputs, DATATYPES_TAKEN).datatype
+        if datatype in DATATYPES_TAKEN:
+            for low, high in pairwise(self._at.tolist()):
+                if not _told_apart(low, high, datatype):
+                    what = f"{low} and {high} are one number in {datatype}: between them nothing is decided"
+                    outputs.fault("at", what)
         outputs.put("as", self._as, OutputType("BYTES", (ANY,)))
 
     def apply(self, answer: Answer) -> None:
@@ -47,6 +53,14 @@ class Decide(Step):
         codes = reached(self._at, datatype, scores)
         answer.add(self._as, self._words.held(codes))
         answer.counted.append((self._words.names, codes))
+
+
+def _told_apart(low: float, high: float, datatype: str) -> bool:
+    """Whether some score of the datatype lies between two thresholds."""
+    if datatype in INTEGERS:
+        return math.ceil(low) != math.ceil(high)
+    edges = as_doubles(datatype, from_doubles(datatype, np.array([low, high], np.float64)))
+    return bool(edges[0] != edges[1])
 
 
 def reached(at: NDArray[np.float64], datatype: str, scores: Array) -> NDArray[np.intp]:

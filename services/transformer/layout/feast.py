@@ -18,9 +18,9 @@ _STRING = 2
 _TYPES: dict[str, tuple[int, Callable[[bytes], bytes]]] = {  # numbers of Feast's ValueType.Enum
     "BYTES": (1, bytes),
     "STRING": (_STRING, bytes),
-    "INT32": (3, lambda text: struct.pack("<i", int(text))),
-    "INT64": (4, lambda text: struct.pack("<q", int(text))),
-    "UNIX_TIMESTAMP": (8, lambda text: struct.pack("<q", int(text))),
+    "INT32": (3, lambda text: struct.pack("<i", _whole_number(text))),
+    "INT64": (4, lambda text: struct.pack("<q", _whole_number(text))),
+    "UNIX_TIMESTAMP": (8, lambda text: struct.pack("<q", _whole_number(text))),
 }
 _PAIR = struct.Struct("<II")
 
@@ -50,6 +50,13 @@ class FeastKeys:
                 value = b""  # no number is so short
             parts += (_PAIR.pack(number, len(value)), value)
         return b"".join(parts) + self._project
+
+
+def _whole_number(text: bytes) -> int:
+    number = int(text)
+    if b"%d" % number != text:  # 07, +7 and 0_7 would be further ids of the entity 7
+        raise ValueError(f"{text!r} is another spelling of {number}")
+    return number
 
 
 def feature_field(view: str, feature: str) -> bytes:

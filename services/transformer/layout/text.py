@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -35,7 +36,7 @@ class TextCodec:
         value: Value
         try:
             if column.shape:
-                value = json.loads(raw)
+                value = json.loads(raw, parse_float=_finite)
             elif column.datatype == TEXT:
                 value = raw
             else:
@@ -60,6 +61,8 @@ class TextCodec:
         if dtype.kind in "iu":
             return np.array(list(map(int, given)), dtype), nulls  # OverflowError past the datatype's range
         wide = np.array(list(map(float, given)))
+        if np.isinf(wide).any() and any(_has_digits(given[at]) for at in np.flatnonzero(np.isinf(wide)).tolist()):
+            raise OverflowError(f"out of the range of {datatype}")
         with np.errstate(over="ignore"):
             values = wide.astype(dtype)
         if np.isinf(values).any() and not np.array_equal(np.isinf(values), np.isinf(wide)):
@@ -76,6 +79,8 @@ class TextCodec:
         return time_us
 
     def _event_time_us(self, text: str) -> int:
+        if "_" in text or not text.isascii():
+            raise ValueError(text)  # Python alone takes it for a number
         try:
             return int(text) * self._per_unit
         except ValueError:
@@ -94,4 +99,16 @@ def _scalar(raw: bytes, datatype: str) -> float | int | bool:
         return _BOOLEANS[raw.lower()]
     if b"_" in raw:
         raise ValueError(raw)
-    return float(raw) if datatype.startswith("FP") else int(raw)
+    return _finite(raw) if datatype.startswith("FP") else int(raw)
+
+
+def _finite(text: bytes | str) -> float:
+    """A float that is infinite only where the text spells it: 1e400 is out of range."""
+    value = float(text)
+    if math.isinf(value) and _has_digits(text):
+        raise ValueError(text)
+    return value
+
+
+def _has_digits(text: bytes | str) -> bool:
+    return any(map(str.isdigit, text if isinstance(text, str) else text.decode("latin-1")))

@@ -7,15 +7,17 @@ from binascii import b2a_base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from infermesh.protocol.open_inference_pb2 import ModelInferRequest
 from infermesh.tensors import Array, read_inputs
-from services.transformer.columns import Rows, TextRows
+from services.transformer.columns import Rows
 from services.transformer.plan import Entities, JoinPlan
-from services.transformer.row import RowFormat
 from services.transformer.schema import TEXT
+from services.transformer.served.view_text import ViewText, prefixed
+from services.transformer.use import Use
 
 __all__ = ["SCHEMA", "ServedEntry", "line_of"]
 
@@ -23,6 +25,7 @@ SCHEMA = 1
 MAX_NAME = 256  # characters of what callers and backends sent
 
 _encode = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode
+_VIEWS: WeakKeyDictionary[Use, ViewText] = WeakKeyDictionary()  # two threads may make one twice, which is no harm
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,53 +68,29 @@ def line_of(served: ServedEntry) -> bytes:
         "rows": entities.rows,
         "entities": {name: _texts(entities.ids[name], of) for name, of in plan.entities.items()},
         "request": {name: _tensor(array, plan.fields[name].datatype) for name, array in entities.fields.items()},
-        "views": {
-            use.alias: _view(use.policy.format, use.policy.name, use.features, served.rows[use.alias])
-            for use in plan.uses
-        },
         "statuses": _tensor(statuses, "UINT8"),
         "inputs": {name: _tensor(array, datatypes[name]) for name, array in read_inputs(served.joined).items()},
     }
-    return _encode(fields).encode("ascii") + b"\n"
+    views = b",".join([_text_of(use).of(served.rows[use.alias]) for use in plan.uses])
+    return b'%b,"views":{%b}}\n' % (_encode(fields).encode("ascii")[:-1], views)
 
 
-def _view(layout: RowFormat, name: str, features: Sequence[str], rows: Rows) -> dict[str, Any]:
-    position = {column.name: at for at, column in enumerate(layout.schema)}
-    return {
-        "view": name,
-        "schema": f"{layout.fingerprint:08x}",
-        "event_times": {
-            group.name: _tensor(np.ascontiguousarray(rows[:, group.event_time]).view("<i8").reshape(-1), "INT64")
-            for group in layout.groups
-        },
-        "features": {each: _feature(layout, position[each], rows) for each in features},
-    }
-
-
-def _feature(layout: RowFormat, position: int, rows: Rows) -> dict[str, Any]:
-    column = layout.schema[position]
-    if column.datatype == TEXT:
-        assert isinstance(rows, TextRows)
-        return _tensor(rows.texts[:, layout.texts.index(position)], TEXT)
-    stored = np.ascontiguousarray(rows[:, layout.slices[position]]).view(np.ndarray)
-    if column.datatype == "BOOL":
-        stored = np.not_equal(stored, 0)
-    return _data(column.datatype, [len(rows), *column.shape], stored.tobytes())
+def _text_of(use: Use) -> ViewText:
+    text = _VIEWS.get(use)
+    if text is None:
+        text = _VIEWS[use] = ViewText(use)
+    return text
 
 
 def _texts(ids: Sequence[bytes], datatype: str) -> dict[str, Any]:
     """Ids are texts here, whatever they were on the wire; `of` says what."""
-    return {**_data(TEXT, [len(ids)], _prefixed(ids)), "of": datatype}
+    return {**_data(TEXT, [len(ids)], prefixed(ids)), "of": datatype}
 
 
 def _tensor(array: Array, datatype: str) -> dict[str, Any]:
     if array.dtype == np.object_:
-        return _data(datatype, list(array.shape), _prefixed([each or b"" for each in array.ravel().tolist()]))
+        return _data(datatype, list(array.shape), prefixed(array.ravel().tolist()))
     return _data(datatype, list(array.shape), np.ascontiguousarray(array).tobytes())
-
-
-def _prefixed(texts: Sequence[bytes]) -> bytes:
-    return b"".join(part for text in texts for part in (len(text).to_bytes(4, "little"), text))
 
 
 def _data(datatype: str, shape: list[int], raw: bytes) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from services.transformer.served.arrow import batch_of
 from services.transformer.served.records import Damage, Record, read_records
 
-__all__ = ["Chosen", "LogSummary", "OtherTypes", "write_file", "write_parts"]
+__all__ = ["Chosen", "LogSummary", "OtherTypes", "columns_of", "write_file", "write_parts"]
 
 STATE = ".features-log.json"  # in the folder of the parts: how far each file of the log was read
 GROUP_ROWS = 20_000
@@ -126,6 +126,21 @@ def write_file(
         raise
     summary.files.append(target)
     return summary
+
+
+def columns_of(files: Sequence[Path], chosen: Chosen) -> tuple[dict[str, list[pa.Schema]], LogSummary]:
+    """The columns that the records of each model have, those of the first record first; several where they have changed."""
+    found: dict[str, list[pa.Schema]] = {}
+    summary = LogSummary()
+    for file in files:
+        for each, _ in _wanted(file, 0, chosen, summary, lambda _: None):
+            if each is None:
+                continue
+            record, batch = each
+            schemas = found.setdefault(record.model, [])
+            if batch.schema not in schemas:
+                schemas.append(batch.schema)
+    return found, summary
 
 
 def _wanted(

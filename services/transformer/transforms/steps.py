@@ -29,6 +29,8 @@ class Step(NamedTuple):
 
     becomes: ColumnType
     apply: Callable[[Array], Array]
+    value_ns: int = 5
+    """What each value of the column costs, about, so that a request may be refused before the work is done."""
 
 
 def step_of(transform: Transform, of: ColumnType) -> Step:
@@ -45,15 +47,15 @@ def step_of(transform: Transform, of: ColumnType) -> Step:
         return Step(ColumnType("FP64", of.width), _scale(transform.scale, of.width))
     if transform.bucketise is not None:
         _expect(name, of, NUMBERS)
-        return Step(ColumnType("INT64", of.width), _bucketise(transform.bucketise))
+        return Step(ColumnType("INT64", of.width), _bucketise(transform.bucketise), 100)
     if transform.one_hot is not None:
         return _one_hot(transform.one_hot, of)
     if transform.hash is not None:
         _expect(name, of, ("BYTES", *INTEGERS))
-        return Step(ColumnType("INT64", of.width), _hash(transform.hash))
+        return Step(ColumnType("INT64", of.width), _hash(transform.hash), 1000)
     if transform.hour_of_day is not None:
         _expect(name, of, ("FP64", *INTEGERS))  # the seconds of our time are too many for FP32
-        return Step(ColumnType("INT64", of.width), _hour_of_day(transform.hour_of_day))
+        return Step(ColumnType("INT64", of.width), _hour_of_day(transform.hour_of_day), 50)
     assert transform.cast is not None
     return _cast(transform.cast, of)
 
@@ -121,19 +123,34 @@ def _one_hot(declared: OneHot, of: ColumnType) -> Step:
             row = int((codes == known).argmax())
             shown = quoted(values[row]) if isinstance(values[row], bytes) else values[row]
             raise ValueRefused(row, f"{shown} is none of the values of one_hot")
-        matrix: NDArray[np.bool_] = codes[:, None] == np.arange(known + more)
-        return matrix
+        # Written where it is 1, and not compared with each of the values, of which there may be thousands.
+        matrix = np.zeros((len(codes), known + 1), np.bool_)
+        matrix[np.arange(len(codes)), codes] = True
+        return matrix if more else matrix[:, :known]
 
-    return Step(ColumnType("BOOL", known + more), apply)
+    return Step(ColumnType("BOOL", known + more), apply, 100 + known // 16)
 
 
 def _hash(buckets: int) -> Callable[[Array], Array]:
     def apply(column: Array) -> Array:
-        values = column.ravel().tolist()
-        found = {v: bucket_of(v if isinstance(v, bytes) else b"%d" % v, buckets) for v in set(values)}
-        return np.fromiter((found[value] for value in values), np.int64, len(values)).reshape(column.shape)
+        if column.dtype.kind == "O":
+            values = column.ravel().tolist()
+            alone = list(dict.fromkeys(values))
+            place = dict(zip(alone, range(len(alone)), strict=True))
+            places = np.fromiter(map(place.__getitem__, values), np.intp, len(values))
+        else:
+            numbers, places = np.unique(column, return_inverse=True)
+            alone = [b"%d" % number for number in numbers.tolist()]
+        found: Array = _buckets(alone, buckets)[places.reshape(column.shape)]
+        return found
 
     return apply
+
+
+def _buckets(values: list[bytes], buckets: int) -> NDArray[np.int64]:
+    """`bucket_of` each of them."""
+    digests = b"".join([blake2b(value, digest_size=8).digest() for value in values])
+    return (np.frombuffer(digests, "<u8") % np.uint64(buckets)).astype(np.int64)
 
 
 def _hour_of_day(declared: HourOfDay) -> Callable[[Array], Array]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import operator
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -109,8 +110,9 @@ def _floats(cells: Sequence[str], column: Column) -> Any:
     wide = np.fromiter(map(float, cells), np.float64, len(cells))
     with np.errstate(over="ignore"):
         values = wide.astype(stored_dtype(column.datatype))
-    if (np.isinf(values) & ~np.isinf(wide)).any():
-        raise OverflowError
+    infinite = np.flatnonzero(np.isinf(values))
+    if len(infinite) and any(_has_digits(cells[at]) for at in infinite.tolist()):
+        raise OverflowError  # past the datatype's range, or past that of all floats
     return values
 
 
@@ -174,18 +176,31 @@ def _value(cell: str, column: Column) -> Value:
         return None
     try:
         if column.shape:
-            return json.loads(text)  # type: ignore[no-any-return]  # `unfit` looks at it
+            return json.loads(text, parse_float=_finite)  # type: ignore[no-any-return]  # `unfit` looks at it
         if column.datatype == "BOOL":
             return _BOOLEANS[text.lower()]
         if _kind(column) == "f":
             if "_" in text:
                 raise ValueError(text)
-            return float(text)
+            return _finite(text)
         return _whole_number(text)
     except (ValueError, KeyError, RecursionError):
         shape = f" {list(column.shape)} as a JSON array" if column.shape else ""
         shown = repr(cell) if len(cell) <= 80 else repr(cell[:79] + "…")
         raise ValueError(f"expected {column.datatype}{shape}, got {shown}") from None
+
+
+def _finite(text: str) -> float:
+    """A float that is infinite only where the text spells it: 1e400 is out of range, as 1e39 is for FP32."""
+    value = float(text)
+    if math.isinf(value) and _has_digits(text):
+        raise ValueError(text)
+    return value
+
+
+def _has_digits(text: str) -> bool:
+    """Whether a number has digits, and so is finite, whatever a float can hold."""
+    return any(map(str.isdigit, text))
 
 
 def _whole_number(text: str) -> int:

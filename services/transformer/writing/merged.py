@@ -10,8 +10,8 @@ from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import ResponseError, TryAgainError
 
 from services.transformer.layout.versions import PreviousSchemas
-from services.transformer.row import RowFormat
-from services.transformer.writing.newest import NotARow, PackedRow, Written
+from services.transformer.row import NEVER, RowFormat
+from services.transformer.writing.newest import NotARow, PackedRow, Written, may_be_newer
 
 __all__ = ["write_merged"]
 
@@ -88,10 +88,9 @@ def _merged(layout: RowFormat, previous: PreviousSchemas | None, held: bytes | N
     if previous is not None and previous.knows(held):
         held = previous.upgraded(held)
     if layout.why_foreign(held):
-        time_us = int.from_bytes(held[8:16], "little", signed=True)
-        is_a_row = len(held) >= 16 and held[:3] in (b"FR\x01", b"FR\x02")
-        return None if is_a_row and time_us > max(ours) else row
-    if all(before > after for before, after in zip(layout.event_times(held), ours, strict=True)):
+        return None if may_be_newer(held, max(ours)) else row
+    # A group that the row does not write is not newer, or a row of old groups alone would begin the time to live anew.
+    if all(before > after or after == NEVER for before, after in zip(layout.event_times(held), ours, strict=True)):
         return None
     return layout.merge(held, row)
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from infermesh.cli.failure import Failure
-from infermesh.cli.shadow_bins import bin_names, log_bins
 from infermesh.cli.html_page import plotly_js
+from infermesh.cli.shadow_bins import bin_names, log_bins
 from infermesh.cli.shadow_page import page
 from infermesh.cli.shadow_plots import MAX_EVENTS, MAX_LABELS, MAX_SHIFTS, plots
 from infermesh.protocol import shadow_reports_pb2 as pb

@@ -121,7 +121,8 @@ def supervised() -> Started:
                 child.send_signal(signal.SIGTERM)
                 child.send_signal(signal.SIGINT)  # the second one ends it at once
                 await it.ended()
-            await reading
+            await asyncio.wait({reading}, timeout=WITHIN_S)  # an orphan would hold the pipe
+            reading.cancel()
 
     return started
 
@@ -162,3 +163,9 @@ def is_alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+
+
+def folder_of(pid: int) -> Path:
+    """Where the files of an Envoy process are, by its command line."""
+    words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    return next(Path(word).parent for word in words if word.endswith(".envoy.json"))

@@ -85,7 +85,7 @@ async def main(worker: Worker) -> None:
         raise ProgramFailed(WORDS, status)
     program = Program(worker)
     worker.app, worker.metrics, worker.in_flight = program, program.metrics, lambda: program.open
-    while program.hold.exists():
+    while program.hold.exists() and worker.order.get("hold_only", worker.order["process"]) == worker.order["process"]:
         if worker.closing.is_set():
             return
         await asyncio.sleep(0.02)

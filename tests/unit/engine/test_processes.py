@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 import pytest
 
-from .conftest import call, channel
+from .conftest import call, channel, folder_of
 
 
 async def test_connections_are_spread_over_the_processes(supervised: Callable[..., Any]) -> None:
@@ -51,13 +51,34 @@ async def test_a_process_that_is_not_ready_does_not_listen(supervised: Callable[
 
         os.kill(first, signal.SIGKILL)
         await it.says("another one is started")
-        for _ in range(20):
-            async with channel(it.target) as opened:
-                assert int(await call(opened, "Pid")) == second
+        assert await answering(it, second, "process-3") == {second}
         assert (await it.http("/ready"))[0] == 200
 
         hold.unlink()
         await it.until(both)
+
+
+async def test_a_service_is_ready_with_its_first_process(supervised: Callable[..., Any], tmp_path: Path) -> None:
+    """Those that are still starting get no connection."""
+    hold = tmp_path / "hold"
+    hold.touch()
+    async with supervised(processes=2, program={"hold": str(hold), "hold_only": "process-2"}) as it:
+        await it.until_ready()
+        async with channel(it.target) as opened:
+            first = int(await call(opened, "Pid"))
+
+        assert await answering(it, first, "process-2") == {first}
+
+
+async def answering(it: Any, known: int, other: str) -> set[int]:
+    """Who answers many new connections, once the other process runs its program."""
+    folder = folder_of(known)
+    await it.until(lambda: asyncio.to_thread((folder / f"{other}.control").exists))
+    found = set()
+    for _ in range(100):
+        async with channel(it.target) as opened:
+            found.add(int(await call(opened, "Pid", wait=False)))
+    return found
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -126,3 +147,21 @@ async def test_a_restart_to_a_program_that_fails_changes_nothing(
         assert int(await call(opened, "Pid")) == before
         with pytest.raises(grpc.RpcError):
             await call(opened, "Nothing", path="/nothing")
+
+
+async def test_what_a_killed_process_had_told_is_not_forgotten(supervised: Callable[..., Any]) -> None:
+    """A counter that falls would be read as a burst of calls that nobody made."""
+    async with supervised() as it:
+        await it.until_ready()
+        async with channel(it.target) as opened:
+            for _ in range(3):
+                await call(opened, "Pid")
+        assert "calls_total 3.0" in (await it.http("/metrics"))[1]
+
+        os.kill(*it.pids(), signal.SIGKILL)
+        await it.says("another one is started")
+        await it.until_ready()
+
+        async with channel(it.target) as opened:
+            await call(opened, "Pid")
+        assert "calls_total 4.0" in (await it.http("/metrics"))[1]

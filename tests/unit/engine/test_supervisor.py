@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 import pytest
 
-from .conftest import call, channel, is_alive
+from .conftest import call, channel, folder_of, is_alive
 
 
 async def test_a_call_reaches_the_program(supervised: Callable[..., Any]) -> None:
@@ -110,7 +110,11 @@ async def test_no_envoy_outlives_a_killed_supervisor(supervised: Callable[..., A
         it.signal(signal.SIGKILL)
         await it.ended()
 
-        await it.until(lambda: asyncio.to_thread(lambda: not any(map(is_alive, pids))))
+        try:
+            await it.until(lambda: asyncio.to_thread(lambda: not any(map(is_alive, pids))))
+        finally:
+            for pid in filter(is_alive, pids):
+                os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("method", ["Exit", "Kill", "Hang"])
@@ -193,12 +197,6 @@ async def test_children_of_the_program_start_with_this_python(supervised: Callab
         executable, preload, home = json.loads(await call(opened, "Executable"))
 
         assert executable == sys.executable and preload is None and home is None
-
-
-def folder_of(pid: int) -> Path:
-    """Where the files of an Envoy process are, by its command line."""
-    words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-    return next(Path(word).parent for word in words if word.endswith(".envoy.json"))
 
 
 async def test_nobody_else_can_administer_it(supervised: Callable[..., Any]) -> None:

@@ -78,7 +78,7 @@ async def ask(port: int, method: str, headers: list[tuple[str, str]]) -> None:
 
 
 async def test_metadata_arrives_as_it_was_sent(supervised: Callable[..., Any]) -> None:
-    """The request id too, in which Envoy would otherwise write bits of its own; a forged identity does not arrive."""
+    """The request id too, and nothing is added to it; a forged identity does not arrive."""
     sent = [("x-request-id", ID), ("x-forwarded-client-cert", "Cert=evil"), ("x-forwarded-for", "1.2.3.4"), ("a", "b")]
     async with supervised() as it, channel(it.target) as opened:
         await it.until_ready()

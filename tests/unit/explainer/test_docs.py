@@ -16,7 +16,8 @@ def test_every_output_is_described_with_its_datatype_and_shape() -> None:
     """In the order in which they come."""
     rows = re.findall(r"^\| `(\w+)` \| (FP64|BYTES) \| \[([NMKR, ]+)\] \|", PAGE, re.MULTILINE)
 
-    assert [(name, datatype, shape.replace(", ", "")) for name, datatype, shape in rows] == list(map(tuple, (*OUTPUTS, *NAMED_ONLY)))
+    described = [(name, datatype, shape.replace(", ", "")) for name, datatype, shape in rows]
+    assert described == [*map(tuple, (*OUTPUTS, *NAMED_ONLY))]
 
 
 def test_every_parameter_and_method_is_described() -> None:

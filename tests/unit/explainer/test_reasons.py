@@ -83,6 +83,15 @@ def test_texts_hold_nothing_but_what_can_be_printed_and_have_a_bound():
     assert all(len(each.decode()) == MAX_TEXT for each in texts.ravel().tolist())
 
 
+def test_no_rows():
+    """A request of none is answered with none, whatever the shapes of its inputs are."""
+    none = {name: array[:0] for name, array in ARRAYS.items()}
+    found = Reasons(none, PLAYERS, TEMPLATES, 3, "up")
+
+    assert found.values.shape == (0, 4)
+    assert [array.shape for array in found.of(estimate(np.zeros((0, 4))))] == [(0, 3), (0, 3)]
+
+
 def test_values_as_texts():
     """Those of a group of several columns have no text."""
     values = reasons().values

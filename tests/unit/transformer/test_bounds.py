@@ -35,7 +35,7 @@ def test_wide_rows_are_bounded_by_their_bytes(plan_of: PlanOf, request_of: Reque
     plan = plan_of({"c": EMBEDDING}, {"x": {"feature": f"c.{feature}"}})
 
     assert plan.read(request_of({"id": [b"c"] * 1000})) is not None
-    with pytest.raises(ResourceExhausted, match=r'model "m": 1024 rows of 655\d\d bytes .* at most 67108864') as refused:
+    with pytest.raises(ResourceExhausted, match=r'"m": 1024 rows of 655\d\d bytes .* at most 67108864') as refused:
         plan.read(request_of({"id": [b"c"] * 1024}))
 
     assert refused.value.reason == "JOINED_TOO_LARGE"
@@ -86,7 +86,7 @@ def test_the_work_of_transforms_is_bounded(plan_of: PlanOf, request_of: RequestO
     plan = plan_of({}, HASHED, max_entities=10_000, **TOKENS)
 
     assert plan.read(request_of({"tokens": np.zeros((100, 512), np.int64)})) is not None
-    with pytest.raises(ResourceExhausted, match='model "m": 10000 rows: .* of transforms') as refused:
+    with pytest.raises(ResourceExhausted, match=r'model "m": 10000 rows: .* of transforms') as refused:
         plan.read(request_of({"tokens": np.zeros((10_000, 512), np.int64)}))
 
     assert refused.value.reason == "TOO_MUCH_WORK"

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from infermesh.errors import InvalidRequest
 from infermesh.protocol import open_inference_pb2 as pb
 from infermesh.tensors import read_inputs
+from services.transformer.entities import read_ids
 from services.transformer.keys import joined_ids
 from services.transformer.plan import JoinPlan
 from services.transformer.row import RowFormat
@@ -118,18 +119,23 @@ def test_long_ids_are_refused_by_what_their_lengths_say(monkeypatch: pytest.Monk
         pytest.fail("the ids were read")
 
     monkeypatch.setattr("services.transformer.entities.read_input", read)
-    for ids in ([b"x" * 2**20] * 60, [b"a", b"x" * 513]):
+    for ids, row in (([b"x" * 2**20] * 60, 0), ([b"a", b"x" * 1100], 1), ([b"x" * 513], 0)):
         request = request_of({"id": ids})
 
-        with pytest.raises(InvalidRequest, match=rf"row {len(ids) % 60}: .* got one of {len(ids[-1])} bytes"):
+        with pytest.raises(InvalidRequest, match=rf"row {row}: .* got one of {len(ids[-1])} bytes"):
             read_ids(request, "id", 0, "BYTES", 100)
 
 
-@pytest.mark.parametrize("raw", [b"\x01\x00\x00\x00a\x01\x00", b"\x01\x00\x00\x00a\x09\x00\x00\x00b", b""])
+CUT_OFF = b"\x01\x00\x00\x00a" + (5_000).to_bytes(4, "little") + b"x" * 2_000
+
+
+@pytest.mark.parametrize("raw", [CUT_OFF, CUT_OFF[:7] + bytes(2_000), bytes(2_000)], ids=["cut off", "more", "empties"])
 def test_lengths_that_lead_nowhere_are_told_as_of_any_input(raw: bytes) -> None:
-    """What is cut off is refused with the words that hold for every tensor of texts."""
+    """What is no BYTES tensor of two elements is refused with the words that hold for every tensor of texts."""
     request = pb.ModelInferRequest(model_name="m", raw_input_contents=[raw])
     request.inputs.add(name="id", datatype="BYTES", shape=[2])
 
-    with pytest.raises(InvalidRequest, match="BYTES: element"):
+    with pytest.raises(InvalidRequest, match='input "id": BYTES: ') as refused:
         read_ids(request, "id", 0, "BYTES", 100)
+
+    assert refused.value.reason != "ENTITY_ID"

@@ -15,6 +15,7 @@ from redis.exceptions import ResponseError
 from services.transformer.config import RedisConfig
 from services.transformer.layout.settings import HashSetting
 from services.transformer.layout.stored import Layout, faults_of, layout_of
+from services.transformer.layout.text import TextCodec
 from services.transformer.row import NEVER, RowFormat, UnreadableRow
 from services.transformer.schema import Column
 

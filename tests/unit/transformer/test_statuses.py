@@ -18,6 +18,7 @@ from services.transformer.config import RedisConfig
 from services.transformer.join_features import JoinFeatures
 from services.transformer.metrics import FeatureMetrics
 from services.transformer.plan import JoinPlan
+from services.transformer.row import RowFormat
 from services.transformer.statuses import Status
 from services.transformer.store import FeatureStore, StoreUnavailable
 from services.transformer.views import FeatureFile
@@ -286,3 +287,22 @@ async def test_hashes_and_packed_rows_are_joined_in_one_request(
     await store.close()
 
     assert read_inputs(asked[0])["x"].tolist() == [[10, 0.25], [100, 0.25]]
+
+
+def test_the_age_is_that_of_what_was_served(feature_metrics: FeatureMetrics, request_of: RequestOf) -> None:
+    """A source group of which a service takes nothing says nothing about the age of what it got."""
+    features = [{"name": "a", "group": "fast"}, {"name": "b", "group": "slow"}]
+    view = {"entity": {"name": "id"}, "groups": {"fast": {}, "slow": {}}, "features": features}
+    declared = {"views": {"card": view}, "services": {"m": {"inputs": {"x": {"feature": "card.a"}}}}}
+    file = FeatureFile.model_validate(declared)
+    plan = JoinPlan(file, file.services["m"], prefix="p", max_entities=9, tally=feature_metrics.tally)
+    row = RowFormat(file.views["card"].columns).pack([1.0, 2.0], (NOW_US - 2_000_000, NOW_US - 400 * 24 * HOUR_US))
+
+    for ids in ([b"x"], [b"x", b"y"]):
+        request = request_of({"id": ids})
+        entities = plan.read(request)
+        assert entities is not None
+        plan.join(request, entities, [row] * len(ids), NOW_US)
+
+    ages = feature_metrics.tally("card").ages
+    assert (ages.count, ages.sum) == (2, 4.0)

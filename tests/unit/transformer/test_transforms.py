@@ -260,6 +260,7 @@ def test_integers_of_every_kind_are_hashed_as_their_text() -> None:
         dtype = DATATYPES[name].dtype
         assert done({"hash": 1000}, column(values, dtype), ColumnType(name))[:, 0].tolist() == expected
     wide = np.broadcast_to(np.array([[7, -7]], np.int64), (3, 2))
-    assert done({"hash": 1000}, wide, ColumnType("INT64", 2)).tolist() == [
-        [bucket_of(b"7", 1000), bucket_of(b"-7", 1000)]
-    ] * 3
+    assert (
+        done({"hash": 1000}, wide, ColumnType("INT64", 2)).tolist()
+        == [[bucket_of(b"7", 1000), bucket_of(b"-7", 1000)]] * 3
+    )

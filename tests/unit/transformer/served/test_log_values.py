@@ -10,15 +10,18 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from infermesh.protocol import open_inference_pb2 as pb
 from infermesh.tensors import Array, add_inputs, read_inputs
 from services.transformer.plan import JoinPlan
+from services.transformer.row import RowFormat
 from services.transformer.served.arrow import batch_of
 from services.transformer.served.line import ServedEntry, line_of
 from services.transformer.served.records import Damage, read_records
+from services.transformer.views import FeatureFile
 from tests.unit.transformer.served.conftest import FILE, FORMAT, NOW_S, row
 
 PLAN = JoinPlan(FILE, FILE.services["m"], prefix="p", max_entities=1000)
@@ -123,3 +126,35 @@ def test_half_precision_is_kept() -> None:
     assert table["input.BF16"].type == pa.float32()
     assert elements(table["input.FP16"]).tobytes() == fields["FP16"].tobytes()
     assert elements(table["input.BF16"]).tobytes() == np.array([1.5, -0.0], np.float32).tobytes()
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_truths_and_names_as_they_may_be(rows: int) -> None:
+    """BOOL, and a default among them; names with signs that a format or JSON knows; a matrix."""
+    view = {
+        "entity": {"name": "card_id"},
+        "missing": "default",
+        "features": [
+            {"name": "is_new", "datatype": "BOOL", "default": True},
+            {"name": "grid", "datatype": "INT64", "shape": [2, 2], "default": [[1, 2], [3, 4]]},
+        ],
+    }
+    inputs = {'100%b "new"': {"columns": ["card.is_new"]}, "grid": {"columns": ["card.grid"]}}
+    file = FeatureFile.model_validate({"views": {"card": view}, "services": {"m": {"inputs": inputs}}})
+    plan = JoinPlan(file, file.services["m"], prefix="p", max_entities=10)
+    request = pb.ModelInferRequest(model_name="m")
+    add_inputs(request, {"card_id": np.array([[b"a"]] * rows, np.object_)}, raw=True)
+    entities = plan.read(request)
+    assert entities is not None
+    packed = RowFormat(file.views["card"].columns).pack((False, [[5, 6], [7, 8]]), [NOW_US])
+    found: list[bytes | None] = [packed, None, packed][:rows]
+    served, _ = plan.serve(entities, found, NOW_US)
+    joined = plan.joined(request, entities, served)
+
+    entry = ServedEntry(plan, entities, served, found, False, joined, NOW_US, "r", "", "", "", "OK")
+    table = table_of(line_of(entry), Damage())
+
+    assert table["feature.card.is_new"].to_pylist() == [False, True, False][:rows]
+    assert table['input.100%b "new"'].to_pylist() == [False, True, False][:rows]
+    assert table["feature.card.grid"].to_pylist() == [[5, 6, 7, 8], [1, 2, 3, 4], [5, 6, 7, 8]][:rows]
+    assert table["status.card.grid"].to_pylist() == ["present", "missing", "present"][:rows]

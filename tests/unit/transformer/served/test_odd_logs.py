@@ -112,3 +112,27 @@ async def test_files_that_go_while_they_are_read_are_passed_over(logging, asking
     summary = write_file(files, tmp_path / "log.parquet", Chosen())
 
     assert summary.rows == {"m": 1}
+
+
+async def test_columns_are_shown_without_writing(logging, asking, tmp_path):
+    """Those of each model, and what they became; nothing is written, and one of --schema and --out is needed."""
+    async with logging(ROWS) as mesh:
+        await mesh.ask(asking("c-1"))
+    (file,) = tmp_path.glob("served-*.jsonl")
+    file.write_bytes(
+        file.read_bytes() + rewritten(file, lambda fields: fields["inputs"].update(late=fields["inputs"]["declines"]))
+    )
+
+    done = CliRunner().invoke(app, ["log", str(tmp_path), "--schema"])
+    wrong = [CliRunner().invoke(app, ["log", str(tmp_path), *more]) for more in ([], ["--schema", "--out", "x"])]
+
+    first, second = done.output.split("as they became (2 of 2)")
+    assert done.exit_code == 0
+    assert "feature.card.spent" in first
+    assert "fixed_size_list<item: float>[3]" in first
+    assert ("input.late" in first, "input.late" in second) == (False, True)
+    assert [each.name for each in tmp_path.iterdir()] == [file.name]
+    assert [str(each.exception) for each in wrong] == [
+        "expected --out or --schema",
+        "expected --out or --schema, not both",
+    ]

@@ -1,0 +1,105 @@
+"""`infermesh explain` at the public door: the sample that has reasons, entity ids in, sentences and a page out."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from e2e_door import KEY, SAMPLES, golden
+
+from infermesh.cli.processes import Mesh
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("INFERMESH_")}
+REQUEST = str(SAMPLES / "requests" / "credit-score.json")
+
+
+def explain(mesh: Mesh, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """The command as a process of its own."""
+    command = [sys.executable, "-m", "infermesh.cli.main", "explain", *words, "--key", KEY]
+    return subprocess.run(
+        [*command, "--target", mesh.address("gateway")],
+        cwd=ROOT,
+        env={**ENVIRONMENT, "COLUMNS": "120"},
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("version", ["1", "2"])
+def test_a_customer_is_told_why(mesh: Mesh, version: str) -> None:
+    """Features from the store stand beside those of the request, with their values; the reasons are the model's own sentences."""
+    done = explain(
+        mesh, "credit-score", "--file", REQUEST, "--version", version, "--classes", "defaulted", "--reasons", "4"
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "defaulted: base value" in done.stdout
+    assert "credit_utilisation" in done.stdout
+    reasons = done.stdout.split("reasons\n")[1].strip().splitlines()
+    assert [line.strip()[:2] for line in reasons] == ["1.", "2.", "3.", "4."]
+    assert "Proportion of balances to credit limits is too high (0.86)" in reasons[0]
+
+
+def test_trees_are_explained_from_their_file(mesh: Mesh) -> None:
+    """Exactly, in log-odds, and so that they add up to what the model answered."""
+    done = explain(mesh, "credit-score", "--file", REQUEST, "--version", "2", "--method", "tree", "--raw-json")
+
+    answer = json.loads(done.stdout)
+    outputs = {each["name"]: np.reshape(each["data"], each["shape"]) for each in answer["outputs"]}
+    total = outputs["base_values"] + outputs["attributions"].astype(float).sum(axis=1)
+    assert answer["parameters"]["infermesh_method"] == "tree"
+    np.testing.assert_allclose(total, outputs["predictions"].astype(float), atol=1e-9)
+    assert not outputs["std_error"].astype(float).any()
+
+
+def test_many_customers_as_a_page(mesh: Mesh, tmp_path: Path) -> None:
+    """One file that needs nothing else."""
+    case = next(case for case in golden("credit-score") if case["version"] == "1")
+    columns = {tensor["name"]: tensor["data"][0] for tensor in case["request"]}
+    many = {name: [[value]] * 6 for name, value in columns.items()}
+    file = tmp_path / "why.html"
+
+    done = explain(
+        mesh, "credit-score", "--file", "-", "--html", str(file), "--method", "linear", stdin=json.dumps(many)
+    )
+
+    text = file.read_text(encoding="utf-8")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "All 6 rows" in text
+    assert "<script src" not in text
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "error"),
+    [
+        (["credit-score"], 2, "no inputs are given; credit-score takes"),
+        (
+            ["credit-score", "--file", REQUEST, "--method", "magic"],
+            1,
+            'parameter "method": expected one of auto, exact',
+        ),
+        (["credit-score", "--file", REQUEST, "--classes", "nobody"], 1, 'parameter "classes": expected'),
+        (
+            ["credit-score", "--file", REQUEST, "--reasons", "4", "--adverse", "left"],
+            1,
+            'parameter "adverse": expected one of up',
+        ),
+        (["credit-score", "--file", REQUEST, "--html", "/nowhere/why.html"], 2, "No such file or directory"),
+    ],
+    ids=["nothing", "method", "class", "direction", "folder"],
+)
+def test_a_mistake_is_told(mesh: Mesh, words: list[str], status: int, error: str) -> None:
+    done = explain(mesh, *words)
+
+    assert done.returncode == status
+    assert error in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,188 @@
+"""An explanation as a page, and as lines: what stands in it, and what never can."""
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+from io import StringIO
+
+import numpy as np
+import pytest
+from rich.console import Console, RenderableType
+
+from infermesh.cli.explain import about, ranking, reason_lines
+from infermesh.cli.explain_page import TABLE_ROWS, WATERFALLS, page
+from infermesh.cli.explain_plots import MOST_POINTS, beeswarm, importance, waterfall
+from infermesh.cli.explanation import Explanation, chart
+from infermesh.protocol.open_inference_pb2 import ModelInferResponse
+from infermesh.tensors import add_outputs
+
+HOSTILE = '</script><img src=x onerror="alert(1)">'
+
+
+def response(
+    rows: int = 1, features: int = 4, *, names: list[str] | None = None, values: list[str] | None = None, error=0.0
+):
+    """An answer of an explainer, whose attributions add up."""
+    draw = np.random.default_rng(rows * 100 + features)
+    attributions = draw.normal(size=(rows, features, 2))
+    base = np.tile([0.25, 0.75], (rows, 1))
+    made = ModelInferResponse(model_name="credit-explainer", model_version="2")
+    made.parameters["infermesh_model"].string_param = "credit"
+    made.parameters["infermesh_method"].string_param = "kernel"
+    made.parameters["infermesh_link"].string_param = "logit"
+    made.parameters["infermesh_evaluations"].int64_param = 1234
+    made.parameters["infermesh_converged"].bool_param = False
+    texts = values or [f"{number}" for number in range(features)]
+    add_outputs(
+        made,
+        [
+            ("attributions", "FP64", attributions),
+            ("base_values", "FP64", base),
+            ("predictions", "FP64", base + attributions.sum(axis=1)),
+            ("std_error", "FP64", np.full(attributions.shape, error)),
+            ("additivity_error", "FP64", np.zeros((rows, 2))),
+            ("feature_names", "BYTES", _bytes(names or [f"f{number}" for number in range(features)])),
+            ("output_names", "BYTES", _bytes(["repaid", "defaulted"])),
+            ("feature_values", "BYTES", np.array([_bytes(texts)] * rows, np.object_).reshape(rows, features)),
+            ("reasons", "BYTES", np.array([[b"Debt is too high", b""]] * rows, np.object_).reshape(rows, 2)),
+        ],
+        raw=True,
+    )
+    return made
+
+
+def _bytes(texts: list[str]) -> np.ndarray:
+    array = np.empty(len(texts), np.object_)
+    array[:] = [text.encode() for text in texts]
+    return array
+
+
+def rendered(what: RenderableType) -> str:
+    """As a terminal of 100 columns shows it."""
+    console = Console(width=100, file=StringIO())
+    console.print(what)
+    return console.file.getvalue()
+
+
+class Page(HTMLParser):
+    """The elements of a page, its scripts and its words."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.words = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_data(self, data):
+        if self.tags and self.tags[-1][0] == "script":
+            self.scripts[-1] += data
+        else:
+            self.words += data
+
+    @property
+    def figures(self):
+        return json.loads(self.scripts[0])
+
+
+def made(answer, column="defaulted") -> Page:
+    return Page(page(answer, Explanation.read(answer), column, "/* plotly */"))
+
+
+def test_one_row_is_a_waterfall():
+    """With a step for each feature, from the base value to the prediction, the reasons, and how it came about."""
+    answer = response(error=0.01)
+    shown = made(answer)
+    explanation = Explanation.read(answer)
+
+    (figure,) = shown.figures
+    bars = figure["data"][0]
+    ends = np.array(bars["base"]) + np.array(bars["x"])
+    assert bars["base"][0] == 0.75
+    assert ends[-1] == pytest.approx(explanation.predictions[0, 1])
+    assert ends[:-1] == pytest.approx(bars["base"][1:])
+    assert sorted(np.abs(bars["x"])) == pytest.approx(
+        np.abs(bars["x"]).tolist()
+    )  # the largest is drawn last, at the top
+    assert "± 0.01" in figure["data"][1]["text"][0]
+    for word in (
+        "credit, version 2: what moved defaulted",
+        "kernel",
+        "log-odds",
+        "1,234",
+        "no: see the errors",
+        "Debt is too high",
+    ):
+        assert word in shown.words
+
+
+def test_many_rows_have_a_swarm_and_the_importance():
+    """And waterfalls of the first of them; the table has a hundred."""
+    shown = made(response(150))
+
+    assert len(shown.figures) == 2 + WATERFALLS
+    assert [attributes["data-figure"] for _, attributes in shown.tags if "data-figure" in attributes] == [
+        str(at) for at in range(2 + WATERFALLS)
+    ]
+    assert f"and {150 - TABLE_ROWS} others" in shown.words
+
+
+def test_no_rows():
+    assert "There are no rows." in made(response(0), "repaid").words
+
+
+def test_names_and_values_are_no_markup():
+    """Neither in the page nor in a plot, where plotly reads markup."""
+    answer = response(6, names=[HOSTILE, "b", "c", "d"], values=[HOSTILE, "1", "2", "3"])
+    shown = made(answer)
+
+    assert [tag for tag, _ in shown.tags if tag == "img"] == []
+    assert len(shown.scripts) == 3
+    assert "<img" not in json.dumps(shown.figures)
+    (policy,) = [a["content"] for _, a in shown.tags if a.get("http-equiv") == "Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'")
+
+
+def test_many_features_are_summed_up():
+    """Past fourteen; what is left out adds up with the rest."""
+    explanation = Explanation.read(response(3, 40))
+
+    bars = waterfall(explanation, 0, 1).data[0]
+    assert len(bars["x"]) == 15
+    assert bars["base"][0] + sum(bars["x"]) == pytest.approx(explanation.predictions[0, 1])
+    means = importance(explanation, 1).data[0]["x"]
+    assert sum(means) == pytest.approx(np.abs(explanation.attributions[:, :, 1]).mean(axis=0).sum())
+
+
+def test_a_swarm_is_coloured_by_numbers_and_bounded():
+    """Texts are grey; points of one amount stand beside each other."""
+    explanation = Explanation.read(response(2000, 2))
+    texts = tuple((str(row), "car" if row % 2 else "home") for row in range(2000))
+    explanation = Explanation(**{**vars(explanation), "values": texts})
+
+    lines = beeswarm(explanation, 0).data
+
+    assert all(len(line["x"]) <= MOST_POINTS for line in lines)
+    kinds = {type(line["marker"]["color"]) for line in lines}
+    assert kinds == {list, str}
+    assert all(max(line["y"]) - min(line["y"]) <= 0.9 for line in lines)
+
+
+def test_lines_for_a_terminal():
+    """How it came about, the importance of all rows, and reasons, or that there are none."""
+    answer = response(3, 5)
+    explanation = Explanation.read(answer)
+
+    assert about(answer) == "kernel, 1,234 evaluations a row, log-odds, not converged: see the errors"
+    ranked = rendered(ranking(explanation, 1, 3)).splitlines()
+    assert len(ranked) == 4
+    assert "2 others" in ranked[-1]
+    assert rendered(reason_lines(explanation, 0)).strip() == "1. Debt is too high"
+    assert "no feature counted against it" in rendered(reason_lines(explanation, 9))
+    assert "3 others together" in rendered(chart(explanation, 1, most=2))

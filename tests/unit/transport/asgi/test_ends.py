@@ -1,0 +1,274 @@
+"""What ends a call from outside: its deadline, its caller, the server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from tests.unit.transport.asgi.driver import Exchange, headers
+from tests.unit.transport.asgi.parts import Clock, settled, started, until, with_methods
+
+DEADLINE_EXCEEDED, UNAVAILABLE = 4, 14
+FIVE_S = headers((b"grpc-timeout", b"5S"))
+
+
+class Hanging:
+    """Methods that wait for ever, and keep what they were ended by."""
+
+    def __init__(self) -> None:
+        self.ended_by: list[str] = []
+        self.contexts: list[Any] = []
+
+    async def unary(self, request: Any, context: Any) -> bytes:
+        self.contexts.append(context)
+        try:
+            await asyncio.Event().wait()
+        except BaseException as error:
+            self.ended_by.append(type(error).__name__)
+            raise
+        return b""
+
+    async def watch(self, request: Any, context: Any) -> AsyncIterator[bytes]:
+        yield b"first"
+        await self.unary(request, context)
+
+
+async def test_a_deadline_ends_the_method_and_is_the_status() -> None:
+    """When the clock has come to it, and not before."""
+    clock, hanging = Clock(), Hanging()
+    application = with_methods(clock=clock, Unary=hanging.unary)
+    exchange = Exchange(heads=FIVE_S).message()
+    running = started(application, exchange)
+    await settled()
+
+    clock.now += 4.9
+    application.ticker.expire()
+    await settled()
+    assert not exchange.sent
+    clock.now += 0.2
+    application.ticker.expire()
+    await until(running)
+
+    assert (exchange.code, hanging.ended_by) == (DEADLINE_EXCEEDED, ["CancelledError"])
+    assert hanging.contexts[0].time_remaining() == 0.0
+
+
+async def test_a_deadline_comes_by_itself() -> None:
+    """By a timer of the loop."""
+    hanging = Hanging()
+
+    exchange = await until(
+        Exchange(heads=headers((b"grpc-timeout", b"5m"))).message().run(with_methods(Unary=hanging.unary))
+    )
+
+    assert exchange.code == DEADLINE_EXCEEDED
+
+
+async def test_a_deadline_that_has_passed_starts_nothing() -> None:
+    """Nothing works for a caller who no longer waits."""
+    hanging = Hanging()
+
+    exchange = await Exchange(heads=headers((b"grpc-timeout", b"0n"))).message().run(with_methods(Unary=hanging.unary))
+
+    assert (exchange.code, hanging.contexts) == (DEADLINE_EXCEEDED, [])
+
+
+async def test_a_method_that_ignores_its_end_does_not_change_the_status() -> None:
+    """An answer after the deadline is none."""
+    clock = Clock()
+
+    async def stubborn(request: bytes, context: Any) -> bytes:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return b"late"
+        return b""
+
+    application = with_methods(clock=clock, Unary=stubborn)
+    exchange = Exchange(heads=FIVE_S).message()
+    running = started(application, exchange)
+    await settled()
+    clock.now += 6
+    application.ticker.expire()
+    await until(running)
+
+    assert (exchange.code, exchange.messages) == (DEADLINE_EXCEEDED, [])
+
+
+async def test_a_request_that_never_ends_has_a_deadline_too() -> None:
+    """Its status is sent, and the host's own future is left to it: it complains of one that was cancelled."""
+    clock = Clock()
+    application = with_methods(clock=clock, Unary=Hanging().unary)
+    exchange = Exchange(heads=FIVE_S).feed(b"\0\0")
+    running = started(application, exchange)
+    await settled()
+
+    clock.now += 6
+    application.ticker.expire()
+    await settled()
+    assert exchange.code == DEADLINE_EXCEEDED
+    exchange.go()
+    await until(running)
+
+    assert application.in_flight == 0
+
+
+async def test_a_caller_who_goes_ends_the_method() -> None:
+    """After the request's end the host says so only when it is asked: calls that last are looked after."""
+    hanging, called = Hanging(), []
+    application = with_methods(Unary=hanging.unary)
+    exchange = Exchange().message()
+    running = started(application, exchange)
+    await settled()
+    hanging.contexts[0].add_done_callback(lambda context: called.append(context.cancelled()))
+
+    for _ in range(5):
+        application.ticker.tick()
+        await settled()
+    assert not running.done()
+    exchange.go()
+    for _ in range(5):
+        application.ticker.tick()
+        await settled()
+    await until(running)
+
+    assert (exchange.sent, hanging.ended_by, called) == ([], ["CancelledError"], [True])
+    assert application.in_flight == 0
+
+
+async def test_a_call_that_is_soon_over_is_not_looked_after() -> None:
+    """One receive for the whole of it."""
+    exchange = await Exchange().message().run(with_methods(Unary=_echo))
+
+    assert exchange.received == 1
+
+
+async def test_a_stream_that_only_watches_ends_with_its_caller() -> None:
+    """Its generator is closed."""
+    hanging = Hanging()
+    application = with_methods(Watch=hanging.watch)
+    exchange = Exchange("/t.T/Watch").message()
+    running = started(application, exchange)
+    await until(exchange.answered.wait())
+
+    exchange.go()
+    for _ in range(3):
+        application.ticker.tick()
+        await settled()
+    await until(running)
+
+    assert hanging.ended_by == ["CancelledError"]
+
+
+async def test_a_caller_who_goes_while_it_sends_ends_the_method() -> None:
+    """The host says so at once, without being asked, though the method reads nothing just then."""
+    hanging = Hanging()
+    exchange = Exchange("/t.T/Chat").message(more=True)
+    running = started(with_methods(Chat=hanging.unary), exchange)
+    await settled()
+
+    exchange.go()
+    await until(running)
+
+    assert hanging.ended_by == ["CancelledError"]
+
+
+@pytest.mark.parametrize("is_blocked", [True, False])
+async def test_a_caller_who_goes_ends_whoever_writes_to_it(*, is_blocked: bool) -> None:
+    """While the host holds a part back, or when the next one is written; a task of the method's ends with the method."""
+    ended: list[str] = []
+
+    async def writes(request: bytes, context: Any) -> None:
+        async def write() -> None:
+            try:
+                while True:
+                    await context.write(b"x")
+                    await asyncio.sleep(0)
+            except BaseException as error:
+                ended.append(type(error).__name__)
+                raise
+
+        task = asyncio.ensure_future(write())
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("method")
+            await asyncio.wait({task})
+
+    exchange = Exchange("/t.T/Watch").message()
+    exchange.is_slow = is_blocked
+    running = started(with_methods(Watch=writes), exchange)
+    await until(exchange.answered.wait())
+    await settled()
+    assert len(exchange.sent) == 2 if is_blocked else len(exchange.sent) > 2
+
+    exchange.go()
+    await until(running)
+
+    assert sorted(ended) == ["CancelledError", "method"]
+
+
+async def test_a_deadline_ends_a_write_that_is_held_back() -> None:
+    """The host's own future is left to it; the status is sent behind what was."""
+    clock = Clock()
+
+    async def writes(request: bytes, context: Any) -> None:
+        while True:
+            await context.write(b"x")
+
+    application = with_methods(clock=clock, Watch=writes)
+    exchange = Exchange("/t.T/Watch", heads=FIVE_S).message()
+    exchange.is_slow = True
+    running = started(application, exchange)
+    await until(exchange.answered.wait())
+    await settled()
+    clock.now += 6
+    application.ticker.expire()
+    await until(running)
+
+    exchange.drain()
+    assert exchange.code == DEADLINE_EXCEEDED
+    assert not any(each.cancelled() for each in exchange._blocked)
+
+
+async def test_a_server_that_stops_waits_for_its_calls() -> None:
+    """Those that it has; a new one is refused as one that another replica may answer."""
+    release = asyncio.Event()
+
+    async def waits(request: bytes, context: Any) -> bytes:
+        await release.wait()
+        return b"x"
+
+    application = with_methods(Unary=waits)
+    first = Exchange().message()
+    running = started(application, first)
+    await settled()
+    stopping = asyncio.ensure_future(application.stop(60))
+    await settled()
+    second = await Exchange().message().run(application)
+    assert not stopping.done()
+    release.set()
+    await until(asyncio.wait({stopping, running}))
+
+    assert (first.code, second.code, application.in_flight) == (0, UNAVAILABLE, 0)
+
+
+async def test_a_server_that_waits_no_longer_ends_its_calls() -> None:
+    """With a status; what the method leaves behind is its own affair."""
+    hanging = Hanging()
+    application = with_methods(Unary=hanging.unary)
+    exchange = Exchange().message()
+    running = started(application, exchange)
+    await settled()
+
+    await until(application.stop(0))
+    await until(running)
+
+    assert (exchange.code, hanging.ended_by) == (UNAVAILABLE, ["CancelledError"])
+
+
+async def _echo(request: bytes, context: Any) -> bytes:
+    return request
