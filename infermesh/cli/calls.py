@@ -25,11 +25,13 @@ def command_lines(target: str, key: str) -> list[str]:
     at = "" if target == DEFAULT_TARGET else f" --target {target}"
     tail = f" --key {shlex.quote(key)}{at}"
     values = "card_id=c-0042 amount=349 merchant_category=electronics hour=2.5 country=DE"
+    applicant = "customer_id=u-0398 amount=12000 term_months=36 purpose=debt_consolidation"
     return [
         f"{program} infer iris features={','.join(map(str, IRIS))}{tail}",
         f"{program} infer breast-cancer patient_id=p-0489{tail}",
         f"{program} infer fraud-detector {values}{tail}",
         f"{program} infer fraud-detector {values} --explain{tail}",
+        f"{program} explain credit-score {applicant} --classes defaulted --reasons 4{tail}",
     ]
 
 

@@ -138,6 +138,8 @@ def _env_of(
     env[setting(service, "telemetry", "log_format")] = "json"  # we read it
     if service == "predictor" and models is not None:
         env[setting(service, "repository", "root")] = str(models)
+    if service == "explainer" and models is not None:
+        env[setting(service, "models", "root")] = str(models)
     return env
 
 

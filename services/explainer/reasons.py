@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 
 import numpy as np
 
@@ -110,7 +111,7 @@ class Reasons:
 
     def _column(self, name: str, at: int) -> Array:
         array = self.arrays[name]
-        column: Array = array.reshape(len(array), -1)[:, at]
+        column: Array = array.reshape(len(array), prod(array.shape[1:]))[:, at]  # -1 would be refused for no rows
         return column
 
 

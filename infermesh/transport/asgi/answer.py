@@ -11,7 +11,7 @@ import grpc
 from infermesh.transport.asgi.encodings import ACCEPTED, packed
 from infermesh.transport.asgi.wire import WireError, frame, percent_encoded
 
-__all__ = ["Answer", "Pairs", "Send", "refuse_http"]
+__all__ = ["OK_TRAILERS", "START", "Answer", "Pairs", "Send", "refuse_http"]
 
 Event = MutableMapping[str, Any]
 Send = Callable[[Event], Awaitable[None]]
@@ -23,10 +23,10 @@ CONTENT_TYPE = (b"content-type", b"application/grpc")
 ACCEPT_ENCODING = (b"grpc-accept-encoding", ACCEPTED)
 
 # Hosts read events and keep none, so that most answers are the same objects.
-_START: Event = {"type": "http.response.start", "status": 200, "headers": [CONTENT_TYPE], "trailers": True}
+START: Event = {"type": "http.response.start", "status": 200, "headers": [CONTENT_TYPE], "trailers": True}
 _END: Event = {"type": "http.response.body", "body": b"", "more_body": False}
 _OK = (b"grpc-status", b"0")
-_OK_TRAILERS: Event = {"type": "http.response.trailers", "headers": [_OK], "more_trailers": False}
+OK_TRAILERS: Event = {"type": "http.response.trailers", "headers": [_OK], "more_trailers": False}
 
 
 class Answer:
@@ -48,10 +48,10 @@ class Answer:
     async def send_head(self, metadata: Pairs, *, now: bool = False) -> None:
         """Start the answer; the host sends the head with the first part of the body, unless that is to be now."""
         self.is_started = True
-        event = _START
+        event = START
         if metadata or self.encoding is not None:
             ours = [CONTENT_TYPE] if self.encoding is None else [CONTENT_TYPE, (b"grpc-encoding", self.encoding)]
-            event = {**_START, "headers": [*ours, *metadata]}
+            event = {**START, "headers": [*ours, *metadata]}
         await self._send(event)
         if now:
             await self._send_part(b"")
@@ -63,15 +63,6 @@ class Answer:
         else:
             framed = await self._packed(self.checked(data), compress)
         await self._send_part(framed)
-
-    async def send_only(self, data: bytes) -> None:
-        """The one message of a call that ends well, and its status."""
-        body = {"type": "http.response.body", "body": frame(data), "more_body": False}
-        self.is_over = self.is_started = True
-        send = self._send
-        await send(_START)
-        await send(body)
-        await send(_OK_TRAILERS)
 
     async def send_status(self, code: int, text: str, metadata: Pairs) -> None:
         """The end of the call."""

@@ -7,8 +7,9 @@ encoding guide, and the numbers in Feast's protos/feast/types/Value.proto.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -45,8 +46,22 @@ _WHOLE = ("int32", "int64", "unix_timestamp")
 _FIXED = {"FP32": (6 << 3 | FIXED32, 5), "FP64": (5 << 3 | FIXED64, 9)}  # first byte, and length of the message
 
 
+def _plain(tag: int, length: int, raws: Sequence[bytes]) -> bytes | None:
+    """Values that are all of one kind and none of them null, without their tags."""
+    if set(map(len, raws)) != {length}:
+        return None
+    flat = b"".join(raws)
+    if flat[::length].count(tag) != len(raws):
+        return None
+    return np.frombuffer(flat, np.uint8).reshape(-1, length)[:, 1:].tobytes()
+
+
 class FeastCodec:
     """Reads Values; a Value without a field, and one that says null, is null."""
+
+    PLAIN: ClassVar[Mapping[str, Callable[[Sequence[bytes]], bytes | None]]] = {
+        datatype: partial(_plain, *fixed) for datatype, fixed in _FIXED.items()
+    }
 
     def is_null(self, raw: bytes) -> bool:
         return not raw or raw.startswith(NULL)
@@ -93,11 +108,16 @@ class FeastCodec:
         return np.ascontiguousarray(table[:, 1:]).view(DATATYPES[datatype].dtype).ravel(), nulls
 
     def event_time_us(self, raw: bytes) -> int:
-        seconds = nanos = 0
-        for number, wire, content in _fields(raw):
-            if wire != VARINT or number not in (1, 2):
+        seconds = nanos = at = 0
+        while at < len(raw):  # as `_fields` does it, without what every other kind of message would need
+            tag, at = _varint(raw, at)
+            if tag not in (1 << 3, 2 << 3):
                 raise ValueError("expected a Timestamp of protobuf")
-            seconds, nanos = (_signed(content), nanos) if number == 1 else (seconds, _signed(content))
+            content, at = _varint(raw, at)
+            if tag == 1 << 3:
+                seconds = _signed(content)
+            else:
+                nanos = _signed(content)
         time_us = seconds * 1_000_000 + nanos // 1_000
         if time_us not in INT64:
             raise ValueError(f"{seconds} s since 1970 are out of range")

@@ -6,7 +6,7 @@ does not fit, say) is told row by row, since one bad row must not harm its neigh
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,10 +16,14 @@ from infermesh.tensors import DATATYPES, Array
 from services.transformer.row import NEVER, RowFormat, UnreadableRow
 from services.transformer.schema import TEXT, Column, Value
 
-__all__ = ["Codec", "Fields"]
+__all__ = ["Codec", "Fields", "Plain"]
 
 VALUES_AT_ONCE = 5_000  # 1 to 2 ms: for longer the event loop should not be kept from the other requests
 VALUES_ONE_BY_ONE = 1_000  # the same, of rows with texts or vectors
+
+
+Plain = Callable[[Sequence[bytes]], bytes | None]
+"""From scalars of one datatype to their bytes end to end, where each is as it should be; None sends them the long way."""
 
 
 class Codec(Protocol):
@@ -46,10 +50,18 @@ class Fields:
     """Reads what HMGET answers for each entity: the `used` features' fields in the order of the view, then the event time's.
 
     `event_time` is that field's name; without one, nobody knows how old a row is, and its event time is NEVER. Features that
-    are not used are null in the rows; left out: all are.
+    are not used are null in the rows; left out: all are. `plain` has by datatype what reads good values without numpy, which for
+    one row is most of the work; rows with any other datatype go the long way.
     """
 
-    def __init__(self, layout: RowFormat, codec: Codec, event_time: str, used: Collection[str] | None = None) -> None:
+    def __init__(
+        self,
+        layout: RowFormat,
+        codec: Codec,
+        event_time: str,
+        used: Collection[str] | None = None,
+        plain: Mapping[str, Plain] | None = None,
+    ) -> None:
         self._layout = layout
         self._codec = codec
         self._event_time = event_time
@@ -58,10 +70,13 @@ class Fields:
         """Of the features that are asked for, in the order of their fields."""
         self._columns = [schema[at] for at in self.positions]
         self._count = len(self.positions) + bool(event_time)
-        plain = len(layout.groups) == 1 and not any(c.shape or c.datatype == TEXT for c in self._columns)
-        self._runs = _runs(layout, self.positions) if plain else []
+        is_table = len(layout.groups) == 1 and not any(c.shape or c.datatype == TEXT for c in self._columns)
+        self._runs = _runs(layout, self.positions) if is_table else []
+        known = plain or {}
+        is_plain = all(datatype in known for *_, datatype in self._runs)
+        self._plain = [(*run, known[datatype]) for *run, datatype in self._runs] if is_plain else []
         self.rows_at_once = max(1, (VALUES_AT_ONCE if self._runs else VALUES_ONE_BY_ONE) // self._count)
-        self._mark = np.frombuffer(layout.mark, np.uint8)
+        self._blank = self._blank_row()
 
     def decode(self, replies: Sequence[Any]) -> list[bytes | None]:
         """A packed row for each reply; None where there is no field, and an UnreadableRow where one does not fit."""
@@ -70,6 +85,8 @@ class Fields:
         for at, reply in enumerate(replies):
             if not isinstance(reply, list):
                 rows[at] = _unreadable(reply)
+            elif self._plain and (row := self._plain_row(reply)) is not None:
+                rows[at] = row
             elif reply.count(None) != self._count:
                 there.append(at)
         if there and self._runs:
@@ -84,6 +101,20 @@ class Fields:
         for at in there:
             rows[at] = self._row(replies[at])
         return rows
+
+    def _plain_row(self, reply: Sequence[Any]) -> bytes | None:
+        """A row of which each value is there and as it should be; None is no verdict on any other."""
+        row = bytearray(self._blank)
+        try:
+            for first, last, stored, read in self._plain:
+                values = read(reply[first:last])
+                if values is None:
+                    return None
+                row[stored] = values
+            row[self._layout.groups[0].event_time] = self._time_us(reply).to_bytes(8, "little", signed=True)
+        except (ValueError, TypeError):  # a None among them, for one
+            return None
+        return bytes(row)
 
     def _row(self, reply: Sequence[bytes | None]) -> bytes:
         try:
@@ -110,25 +141,43 @@ class Fields:
     def _table(self, replies: Sequence[Sequence[bytes | None]]) -> list[bytes]:
         """Rows without texts and shapes, all at once; raises where one of them is no row."""
         layout, count = self._layout, len(replies)
-        table = np.zeros((count, layout.width), np.uint8)
-        nulls = np.ones((count, len(layout.schema)), np.bool_)
-        nulls[:, self.positions] = False
+        table = np.empty((count, layout.width), np.uint8)
+        table[:] = np.frombuffer(self._blank, np.uint8)
+        nulls: Array | None = None
         for first, last, stored, datatype in self._runs:
             raws = [raw for reply in replies for raw in reply[first:last]]
             values, null = self._codec.values(raws, datatype)
             dtype = DATATYPES[datatype].dtype
             table[:, stored] = values.astype(dtype, copy=False).reshape(count, -1).view(np.uint8)
             if null is not None:
+                if nulls is None:
+                    nulls = self._unused(count)
                 nulls[:, self.positions[first:last]] = null.reshape(count, -1)
         group = layout.groups[0]
-        table[:, : len(self._mark)] = self._mark
-        for position in layout.texts:  # nobody takes them: each is empty, and stands where it would
-            table[:, layout.slices[position]] = np.array([layout.width, 0], "<u4").view(np.uint8)
         times = np.array([self._time_us(reply) for reply in replies], "<i8")
         table[:, group.event_time] = times.reshape(count, 1).view(np.uint8)
-        table[:, group.bitmap] = np.packbits(nulls, axis=1, bitorder="little")
+        if nulls is not None:
+            table[:, group.bitmap] = np.packbits(nulls, axis=1, bitorder="little")
         flat, width = table.tobytes(), layout.width
         return [flat[at : at + width] for at in range(0, len(flat), width)]
+
+    def _unused(self, count: int) -> Array:
+        """(N, features): null is what nobody has asked for."""
+        nulls = np.ones((count, len(self._layout.schema)), np.bool_)
+        nulls[:, self.positions] = False
+        return nulls
+
+    def _blank_row(self) -> bytes:
+        """A row of zeros in which what is not asked for is null; b"" where rows are not made of runs."""
+        layout = self._layout
+        if not self._runs:
+            return b""
+        row = np.zeros(layout.width, np.uint8)
+        row[: len(layout.mark)] = np.frombuffer(layout.mark, np.uint8)
+        for position in layout.texts:  # nobody takes them: each is empty, and stands where it would
+            row[layout.slices[position]] = np.array([layout.width, 0], "<u4").view(np.uint8)
+        row[layout.groups[0].bitmap] = np.packbits(self._unused(1), axis=1, bitorder="little")[0]
+        return row.tobytes()
 
 
 def _runs(layout: RowFormat, positions: Sequence[int]) -> list[tuple[int, int, slice, str]]:

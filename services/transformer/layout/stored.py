@@ -129,7 +129,8 @@ def layout_of(
             fields = [feature_field(stored, setting.fields.get(name, name)) for name in names]
             fields.append(time_field(stored))
             time = fields[-1].decode()
-            return Hashes(FeastKeys(setting.project, join_keys), fields, Fields(layout, FeastCodec(), time, used))
+            read = Fields(layout, FeastCodec(), time, used, FeastCodec.PLAIN)
+            return Hashes(FeastKeys(setting.project, join_keys), fields, read)
 
 
 def faults_of(setting: LayoutSetting, layout: RowFormat, *, entity: Mapping[str, str], aged: bool) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from infermesh.protocol import open_inference_pb2 as pb
@@ -57,6 +57,7 @@ def elements(column: pa.ChunkedArray) -> Array:
     return (array.flatten() if pa.types.is_fixed_size_list(array.type) else array).to_numpy(zero_copy_only=False)
 
 
+@settings(deadline=None)
 @given(st.lists(stored, min_size=1, max_size=5), st.booleans())
 @example([(b"\xff\x00", float("nan"), -1, "", [-0.0, float("nan"), float("inf")], -0.0)], True)
 def test_values_are_kept_to_the_bit(rows: list[tuple[bytes, float, int, str, list[float], float]], raw: bool) -> None:
@@ -88,6 +89,7 @@ def test_values_are_kept_to_the_bit(rows: list[tuple[bytes, float, int, str, lis
     assert set(table["schema.card"].to_pylist()) == {f"{FORMAT.fingerprint:08x}"}
 
 
+@settings(deadline=None)
 @given(st.lists(doubles, min_size=1, max_size=4))
 def test_payloads_of_nan_are_kept_in_inputs_that_pass_untouched(values: list[float]) -> None:
     """An input that the transformer does not know is logged as it came, with whatever bits it has."""
