@@ -39,7 +39,7 @@ RUN cd /build/samples && mkdir -p /srv/infermesh/config && cp "config/$SERVICE.y
       gateway)     cp config/routes.yaml /srv/infermesh/config/ ;; \
       transformer) cp config/features.yaml /srv/infermesh/config/ && cp -r features /srv/infermesh/ ;; \
       predictor)   cp -r models /srv/infermesh/ ;; \
-      explainer)   cp -r backgrounds models /srv/infermesh/ ;; \
+      explainer)   cp -r backgrounds /srv/infermesh/ && cp -r models /srv/infermesh/ ;; \
     esac \
  && chmod -R a+rX /srv/infermesh
 

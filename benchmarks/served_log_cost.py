@@ -64,7 +64,7 @@ class _AtHand(FeatureStore):
         values = np.random.default_rng(0).random(FEATURES, np.float32).tolist()
         self._row = RowFormat(FILE.views["card"].columns).pack(values, [int(time.time() * 1e6)])
 
-    async def lookup(self, keys: Sequence[bytes], deadline: Deadline) -> Sequence[bytes | None]:
+    async def lookup(self, keys: Sequence[bytes], deadline: Deadline) -> list[bytes | None]:
         return [self._row] * len(keys)
 
 

@@ -17,6 +17,7 @@ from infermesh.cli.asking import DEFAULT_TARGET, Key, Target, Timeout, asked
 from infermesh.cli.bars import share_bar
 from infermesh.cli.console import err, out
 from infermesh.cli.explain_page import page
+from infermesh.cli.explain_words import about, counted, shown_column
 from infermesh.cli.explanation import EXPLAINED, Explanation, chart
 from infermesh.cli.failure import Failure
 from infermesh.cli.html_page import plotly_js
@@ -24,9 +25,9 @@ from infermesh.cli.inputs import File, Json, Pairs, Params, Version, check_sourc
 from infermesh.cli.request import add_parameters
 from infermesh.cli.values import InputSpec, input_specs
 from infermesh.names import EXPLAINER_SUFFIX
-from infermesh.protocol.open_inference_pb2 import ModelInferRequest, ModelInferResponse
+from infermesh.protocol.open_inference_pb2 import ModelInferRequest
 
-__all__ = ["about", "explain", "ranking", "reason_lines"]
+__all__ = ["explain", "ranking", "reason_lines"]
 
 ROWS = 3
 
@@ -115,29 +116,20 @@ def explain(
         started = time.perf_counter()
         response = caller.infer(request)
         seconds = time.perf_counter() - started
+        described = caller.metadata(request.model_name, version).properties if html is not None else {}
     if raw_json:
         print(as_json(response))
         return
     explanation = Explanation.read(response)
-    column = classes if classes in explanation.outputs else ""
+    column = shown_column(explanation, classes, bool(reasons))
     if html is not None:
-        _write(html, page(response, explanation, column, script))
+        text = page(response, explanation, column, script, properties=described, adverse=adverse, background=background)
+        _write(html, text)
         err.print(Text(f"written: {html}"), soft_wrap=True)
         return
     out.print(headline(response, seconds))
     out.print(Text(f"  {about(response)}", "bright_black"))
-    _show(explanation, _values(explanation, request, specs), column, rows, top)
-
-
-def about(response: ModelInferResponse) -> str:
-    """How the attributions came about: method, evaluations, background."""
-    told = response.parameters
-    words = [told["infermesh_method"].string_param, f"{told['infermesh_evaluations'].int64_param:,} evaluations a row"]
-    if told["infermesh_link"].string_param == "logit":
-        words.append("log-odds")
-    if not told["infermesh_converged"].bool_param:
-        words.append("not converged: see the errors")
-    return ", ".join(words)
+    _show(explanation, _values(explanation, request, specs), column, counted(adverse), rows, top)
 
 
 def ranking(explanation: Explanation, column: int, top: int) -> RenderableType:
@@ -164,7 +156,7 @@ def reason_lines(explanation: Explanation, row: int) -> Text:
     return Text("\n").join(Text(f"  {number}. {text}") for number, text in enumerate(found, 1))
 
 
-def _show(explanation: Explanation, values: list[dict[str, str]], column: str, rows: int, top: int) -> None:
+def _show(explanation: Explanation, values: list[dict[str, str]], column: str, way: str, rows: int, top: int) -> None:
     for row in range(min(explanation.rows, rows)):
         out.print()
         if explanation.rows > 1:
@@ -173,7 +165,7 @@ def _show(explanation: Explanation, values: list[dict[str, str]], column: str, r
         out.print(chart(explanation, position, row, values[row] if row < len(values) else {}, top))
         if explanation.reasons:
             out.print()
-            out.print(Text("reasons", "bold"))
+            out.print(Text.assemble(("reasons", "bold"), f": what {way} {explanation.outputs[position]}"))
             out.print(reason_lines(explanation, row))
     if explanation.rows > rows:
         position = explanation.output(column)

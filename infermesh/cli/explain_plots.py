@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from infermesh.cli.explanation import Explanation
 
-__all__ = ["Figure", "beeswarm", "importance", "waterfall"]
+__all__ = ["Figure", "beeswarm", "importance", "waterfall", "waterfalls"]
 
 UP, DOWN, GREY = "#D55E00", "#0072B2", "#9a9a9a"
 GRID = "#e4e4e4"
@@ -26,6 +26,8 @@ BINS = 60  # of an attribution, within which points stand beside each other
 _NAME = 34  # characters beside an axis
 _FONT = {"family": "system-ui, sans-serif", "size": 13, "color": "#222"}
 _TITLE = {"font": {"size": 13}, "standoff": 8}
+_MENU = 44  # pixels above a plot
+_OF_A_ROW = ("xaxis.range", "yaxis.ticktext", "shapes", "annotations")  # what differs between two waterfalls' layouts
 
 Amounts = NDArray[np.float64]
 
@@ -40,8 +42,11 @@ class Figure:
     height: int
 
 
-def waterfall(explanation: Explanation, row: int, column: int) -> Figure:
-    """From the base value, at the bottom, to the prediction, a step for each feature, the largest at the top."""
+def waterfall(explanation: Explanation, row: int, column: int, scale: str = "") -> Figure:
+    """From the base value, at the bottom, to the prediction, a step for each feature, the largest at the top.
+
+    `scale` says what the amounts are, if they are not what the model answers.
+    """
     amounts = np.asarray(explanation.attributions, np.float64)[row, :, column]
     errors = None if explanation.std_error is None else np.asarray(explanation.std_error, np.float64)[row, :, column]
     order = np.argsort(-np.abs(amounts), kind="stable")
@@ -76,7 +81,8 @@ def waterfall(explanation: Explanation, row: int, column: int) -> Figure:
     low, high = float(min(base, *ends)), float(max(base, *ends))
     span = high - low or abs(base) or 1.0
     prediction = float(np.asarray(explanation.predictions, np.float64)[row, column])
-    layout = _layout(f"{escape(explanation.outputs[column])}", [name for name, _, _ in steps])
+    axis = ", ".join(filter(None, (explanation.outputs[column], scale)))
+    layout = _layout(escape(axis), [name for name, _, _ in steps])
     room = 0.55 if any(0 < error < np.inf for *_, error in steps) else 0.3  # for the figures beside the bars
     layout["xaxis"]["range"] = [low - 0.05 * span, high + room * span]
     layout["shapes"] = [_line(base, "dot"), _line(prediction, "dash")]
@@ -87,6 +93,28 @@ def waterfall(explanation: Explanation, row: int, column: int) -> Figure:
     layout["margin"]["t"] = 62
     title = f"row {row + 1}" if explanation.rows > 1 else "from the base value to the prediction"
     return Figure(title, [bars, figures], layout, 140 + 27 * len(steps))
+
+
+def waterfalls(explanation: Explanation, rows: int, column: int, scale: str = "") -> Figure:
+    """The waterfalls of the first rows, at least one, in one place: a menu chooses among them."""
+    each = [waterfall(explanation, row, column, scale) for row in range(rows)]
+    predictions = np.asarray(explanation.predictions, np.float64)[:rows, column].tolist()
+    first = each[0]
+    first.layout["margin"]["t"] += _MENU
+    first.layout["updatemenus"] = [
+        {
+            "buttons": [
+                {
+                    "label": f"row {row + 1}: prediction {prediction:.4g}",
+                    "method": "update",
+                    "args": [_drawn_anew(figure), {key: _at(figure.layout, key) for key in _OF_A_ROW}],
+                }
+                for row, (figure, prediction) in enumerate(zip(each, predictions, strict=True))
+            ],
+            **{"x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "pad": {"b": 46}, "bgcolor": "#fff"},
+        }
+    ]
+    return Figure("from the base value to the prediction", first.data, first.layout, first.height + _MENU)
 
 
 def beeswarm(explanation: Explanation, column: int) -> Figure:
@@ -180,15 +208,36 @@ def _layout(axis: str, lines: list[str]) -> dict[str, Any]:
     }
 
 
+def _drawn_anew(figure: Figure) -> dict[str, Any]:
+    """What differs between two waterfalls' traces, bars and figures, as plotly's `restyle` takes it: a value for each trace."""
+    bars, figures = figure.data
+    return {
+        "x": [bars["x"], figures["x"]],
+        "base": [bars["base"], None],
+        "marker.color": [bars["marker"]["color"], None],
+        "customdata": [bars["customdata"], None],
+        "text": [None, figures["text"]],
+    }
+
+
+def _at(layout: dict[str, Any], path: str) -> Any:
+    value: Any = layout
+    for name in path.split("."):
+        value = value[name]
+    return value
+
+
 def _line(x: float, dash: str) -> dict[str, Any]:
+    """A line across all features, under what is drawn: figures have to be read where it passes them."""
     return {
         "type": "line",
+        "layer": "below",
         "x0": x,
         "x1": x,
         "yref": "paper",
         "y0": 0,
         "y1": 1,
-        "line": {"color": "#555", "width": 1, "dash": dash},
+        "line": {"color": "#999", "width": 1, "dash": dash},
     }
 
 

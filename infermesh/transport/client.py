@@ -281,8 +281,8 @@ class RemoteService(InferenceService, ModelRepository):
         if message.error_message:
             raise error_in_stream(message, self.name)
         response = self._checked(request, message.infer_response)
-        if FINAL_PARAMETER in response.parameters:  # of this stream; a stream that it goes into says it anew
-            del response.parameters[FINAL_PARAMETER]
+        if FINAL_PARAMETER in response.parameters and response.parameters[FINAL_PARAMETER].bool_param:
+            del response.parameters[FINAL_PARAMETER]  # of this stream; a stream that it goes into says it anew
         return response
 
     def _answer(self, request: pb.ModelInferRequest, data: bytes) -> pb.ModelInferResponse:

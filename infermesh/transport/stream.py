@@ -54,13 +54,18 @@ async def answer_in_order(
 
     async def answer_one(request: Any, answers: asyncio.Queue[ModelStreamInferResponse | None]) -> None:
         call = new_call()
-        last: ModelInferResponse | None = None  # held back until we know whether it is the last one
+        last: ModelInferResponse | None = (
+            None  # held back until we know whether it is the last one, unless it says so itself
+        )
         try:
             async with aclosing(answer(request, call)) as responses:
                 async for response in responses:
                     if last is not None:
                         await answers.put(ModelStreamInferResponse(infer_response=last))
                     last = response
+                    if _says_more(response):
+                        await answers.put(ModelStreamInferResponse(infer_response=response))
+                        last = None
             if last is not None:
                 last.parameters[FINAL_PARAMETER].bool_param = True
                 await answers.put(ModelStreamInferResponse(infer_response=last))
@@ -115,3 +120,8 @@ async def answer_in_order(
         for each in ending:
             each.cancel()
         await asyncio.gather(*ending, return_exceptions=True)
+
+
+def _says_more(response: ModelInferResponse) -> bool:
+    """Whether an answer says that it is not the last: `triton_final_response` is there, and false."""
+    return FINAL_PARAMETER in response.parameters and not response.parameters[FINAL_PARAMETER].bool_param

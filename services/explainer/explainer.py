@@ -29,6 +29,7 @@ from services.explainer.statistics import Statistics
 __all__ = ["Explainer"]
 
 QUEUE_PUSHBACK_S = 0.5
+FINAL = "triton_final_response"  # false: more will come, and a stream does not hold it back
 TEXT_ELEMENTS = 10  # what making a text costs, in elements of arithmetic
 
 Tell = Callable[[Callable[[], pb.ModelInferResponse], Estimate], None]  # the answer so far, made when it is wanted
@@ -86,7 +87,9 @@ class Explainer(InferenceService, ModelRepository):
                 await came.wait()
                 came.clear()
                 if newest and not work.done():
-                    yield newest.pop()
+                    better = newest.pop()
+                    better.parameters[FINAL].bool_param = False
+                    yield better
             yield work.result()
         finally:
             work.cancel()

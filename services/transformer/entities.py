@@ -45,12 +45,7 @@ def read_ids(request: ModelInferRequest, name: str, position: int, datatype: str
         what = f"expected {datatype} [N] or [N, 1], got {quoted(tensor.datatype)} {shape[:16]}"
         raise wrong(request, name, what, "INPUT_DATATYPE" if tensor.datatype != datatype else "INPUT_SHAPE")
     _check_count(request, name, shape[0], max_entities)
-    ids: list[bytes] | None = None
-    if datatype == "BYTES":
-        if shape[0] == 1:
-            ids = _lone_id(request, position)
-        if ids is None and (raws := request.raw_input_contents) and len(raws[position]) > shape[0] * (4 + MAX_ID_BYTES):
-            _refuse_a_long_one(request, name, raws[position], shape[0])
+    ids = _raw_ids(request, name, position, shape[0]) if datatype == "BYTES" else None
     if ids is None:
         ids = read_input(request, position).ravel().tolist()
     if datatype == "INT64":
@@ -84,13 +79,15 @@ def wrong(request: ModelInferRequest, name: str, what: str, reason: str) -> Inva
     return InvalidRequest(f"model {quoted(request.model_name)}: input {quoted(name)}: {what}", reason=reason)
 
 
-def _lone_id(request: ModelInferRequest, position: int) -> list[bytes] | None:
-    """The usual request has one raw id, which needs no array. None: let the general way read it, or say what is wrong."""
+def _raw_ids(request: ModelInferRequest, name: str, position: int, count: int) -> list[bytes] | None:
+    """The usual request has one raw id, which needs no array. None: let the general way read them, or say what is wrong."""
     raws = request.raw_input_contents
     if not raws or request.inputs[position].HasField("contents"):
         return None
-    raw = raws[position]
-    return [raw[4:]] if 4 + int.from_bytes(raw[:4], "little") == len(raw) <= 4 + MAX_ID_BYTES else None
+    raw = raws[position]  # once: it is copied each time
+    if len(raw) > count * (4 + MAX_ID_BYTES):
+        _refuse_a_long_one(request, name, raw, count)
+    return [raw[4:]] if count == 1 and len(raw) == 4 + int.from_bytes(raw[:4], "little") else None
 
 
 def _refuse_a_long_one(request: ModelInferRequest, name: str, raw: bytes, count: int) -> None:

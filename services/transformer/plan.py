@@ -64,6 +64,8 @@ class JoinPlan:
         self.fields = service.request
         """Inputs of the request of which columns are made."""
         self._needed = {**self.entities, **{name: of.datatype for name, of in self.fields.items()}}
+        own = [*self.entities, *(name for name in self.fields if name not in self._shared), *self.fields]
+        self._counted = next(iter(own), "")  # the input whose rows are those of the request
         self.looked_up = {
             name: input_of(file, service, source, formats)
             for name, source in service.inputs.items()
@@ -220,20 +222,23 @@ class JoinPlan:
             raise InvalidRequest(text, reason=error.reason) from None
 
     def _read(self, request: ModelInferRequest, at: dict[str, int], overriding: list[int], tenant: str) -> Entities:
+        first = self._counted
+        shape = request.inputs[at[first]].shape
+        if (
+            shape and 0 < shape[0] <= self._max_entities
+        ):  # more are told as too many entities, and a wrong shape as that
+            self._bounds.check(request, shape[0])
         ids = {
             name: read_ids(request, name, at[name], datatype, self._max_entities)
             for name, datatype in self.entities.items()
         }
         fields: dict[str, Array] = {}
         if ids:
-            first = next(iter(ids))
             rows = len(ids[first])
         else:
-            first = next((name for name in self.fields if name not in self._shared), next(iter(self.fields)))
             fields[first] = read_field(request, first, at[first], self.fields[first], self._max_entities)
             rows = len(fields[first])
         self._check_rows(request, rows, first)
-        self._bounds.check(request, rows)
         wants = wants_statuses(request) if request.parameters or request.outputs else False
         positions = list(at.values())
         if not (self.fields or self._composites or overriding):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from hiredis import pack_command
@@ -104,4 +105,17 @@ def mget(keys: Sequence[bytes]) -> Request:
 
 def commands(given: Sequence[Command]) -> Request:
     """Commands as they are; each must be hashable."""
-    return Request(given, b"".join([_packed(tuple(each)) for each in given]), len(given))
+    return Request(given, b"".join([_packed_command(tuple(each)) for each in given]), len(given))
+
+
+def _packed_command(words: tuple[bytes, ...]) -> bytes:
+    """A row that is a hash is asked for its fields by name, always the same ones: packing 50 of them costs 10 µs."""
+    if len(words) < 3 or words[0] != b"HMGET":
+        return _packed(words)
+    key = words[1]
+    return b"*%d\r\n$5\r\nHMGET\r\n$%d\r\n%b\r\n%b" % (len(words), len(key), key, _packed_fields(words[2:]))
+
+
+@lru_cache(maxsize=64)  # views of which some features are taken; past it they are packed anew
+def _packed_fields(names: tuple[bytes, ...]) -> bytes:
+    return b"".join([b"$%d\r\n%b\r\n" % (len(name), name) for name in names])

@@ -51,10 +51,10 @@ class SingleClient:
         return not self._node.is_away
 
     async def ask(self, *given: Command, deadline_s: float, counts: bool = True) -> list[Any]:
-        asked = [tuple(each) for each in given]
-        unique = list(dict.fromkeys(asked))
-        if not asked:
+        if not given:
             return []
+        asked = [tuple(each) for each in given]
+        unique = asked if len(asked) == 1 else list(dict.fromkeys(asked))
         replies = await self._flights.read(self._node, unique, commands, deadline_s, counts=counts)
         if len(unique) == len(asked):
             return list(replies)

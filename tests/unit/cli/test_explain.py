@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from rich.console import Console, RenderableType
 
-from infermesh.cli.explain import about, ranking, reason_lines
+from infermesh.cli.explain import ranking, reason_lines
 from infermesh.cli.explain_page import TABLE_ROWS, WATERFALLS, page
-from infermesh.cli.explain_plots import MOST_POINTS, beeswarm, importance, waterfall
+from infermesh.cli.explain_plots import MOST_POINTS, beeswarm, importance, waterfall, waterfalls
+from infermesh.cli.explain_words import about, background_of, scale_of, shown_column
 from infermesh.cli.explanation import Explanation, chart
 from infermesh.protocol.open_inference_pb2 import ModelInferResponse
 from infermesh.tensors import add_outputs
@@ -21,7 +22,14 @@ HOSTILE = '</script><img src=x onerror="alert(1)">'
 
 
 def response(
-    rows: int = 1, features: int = 4, *, names: list[str] | None = None, values: list[str] | None = None, error=0.0
+    rows: int = 1,
+    features: int = 4,
+    *,
+    names: list[str] | None = None,
+    values: list[str] | None = None,
+    outputs: tuple[str, str] = ("repaid", "defaulted"),
+    reason: str = "Debt is too high",
+    error=0.0,
 ):
     """An answer of an explainer, whose attributions add up."""
     draw = np.random.default_rng(rows * 100 + features)
@@ -43,9 +51,9 @@ def response(
             ("std_error", "FP64", np.full(attributions.shape, error)),
             ("additivity_error", "FP64", np.zeros((rows, 2))),
             ("feature_names", "BYTES", _bytes(names or [f"f{number}" for number in range(features)])),
-            ("output_names", "BYTES", _bytes(["repaid", "defaulted"])),
+            ("output_names", "BYTES", _bytes(list(outputs))),
             ("feature_values", "BYTES", np.array([_bytes(texts)] * rows, np.object_).reshape(rows, features)),
-            ("reasons", "BYTES", np.array([[b"Debt is too high", b""]] * rows, np.object_).reshape(rows, 2)),
+            ("reasons", "BYTES", np.array([[reason.encode(), b""]] * rows, np.object_).reshape(rows, 2)),
         ],
         raw=True,
     )
@@ -91,8 +99,8 @@ class Page(HTMLParser):
         return json.loads(self.scripts[0])
 
 
-def made(answer, column="defaulted") -> Page:
-    return Page(page(answer, Explanation.read(answer), column, "/* plotly */"))
+def made(answer, column="defaulted", **more) -> Page:
+    return Page(page(answer, Explanation.read(answer), column, "/* plotly */", **more))
 
 
 def test_one_row_is_a_waterfall():
@@ -117,30 +125,111 @@ def test_one_row_is_a_waterfall():
         "log-odds",
         "1,234",
         "no: see the errors",
+        "Reasons: what raised defaulted",
         "Debt is too high",
     ):
         assert word in shown.words
 
 
 def test_many_rows_have_a_swarm_and_the_importance():
-    """And waterfalls of the first of them; the table has a hundred."""
+    """And waterfalls of the first of them to choose from; the table has a hundred."""
     shown = made(response(150))
 
-    assert len(shown.figures) == 2 + WATERFALLS
-    assert [attributes["data-figure"] for _, attributes in shown.tags if "data-figure" in attributes] == [
-        str(at) for at in range(2 + WATERFALLS)
-    ]
+    assert [attributes["data-figure"] for _, attributes in shown.tags if "data-figure" in attributes] == ["0", "1", "2"]
+    assert f"The menu has the first {WATERFALLS} of 150 rows" in shown.words
     assert f"and {150 - TABLE_ROWS} others" in shown.words
 
 
-def test_no_rows():
-    assert "There are no rows." in made(response(0), "repaid").words
+def test_the_menu_draws_what_the_row_alone_would_be():
+    """Each of its entries replaces all that differs between two rows: traces, ends, words."""
+    explanation = Explanation.read(response(3, error=0.01))
+
+    figure = waterfalls(explanation, 3, 1, "log-odds")
+
+    (menu,) = figure.layout["updatemenus"]
+    assert [each["label"].partition(":")[0] for each in menu["buttons"]] == ["row 1", "row 2", "row 3"]
+    for row, button in enumerate(menu["buttons"]):
+        alone = waterfall(explanation, row, 1, "log-odds")
+        traces, layout = button["args"]
+        drawn = json.loads(json.dumps(figure.data))
+        for at, trace in enumerate(drawn):
+            for path, values in traces.items():
+                if values[at] is not None:
+                    place = trace["marker"] if path.startswith("marker.") else trace
+                    place[path.removeprefix("marker.")] = values[at]
+        assert drawn == alone.data
+        assert layout["yaxis.ticktext"] == alone.layout["yaxis"]["ticktext"]
+        assert layout["xaxis.range"] == alone.layout["xaxis"]["range"]
+        assert (layout["shapes"], layout["annotations"]) == (alone.layout["shapes"], alone.layout["annotations"])
+    assert figure.layout["xaxis"]["title"]["text"] == "defaulted, log-odds"
+
+
+@pytest.mark.parametrize("column", ["repaid", ""])
+def test_no_rows(column):
+    assert "There are no rows." in made(response(0), column).words
+
+
+def test_errors_that_nobody_knows_are_no_numbers():
+    """JSON has no infinity; a figure without an error has none beside it."""
+    shown = made(response(6, error=np.inf))
+
+    assert "largest standard errorinf" in shown.words.replace("\n", "")
+    assert "±" not in json.dumps(shown.figures, ensure_ascii=False)
+
+
+def test_the_facts_of_a_page():
+    """Where the mean answer is from, and that nobody is told of another background than was asked for."""
+    described = {
+        "infermesh.background": "default",
+        "infermesh.backgrounds.sets": json.dumps(
+            [{"name": "default", "rows": 1000, "source": "credit.json", "summary": "kmeans"}]
+        ),
+    }
+    answer = response()
+    answer.parameters["infermesh_link"].string_param = "softmax"
+    answer.parameters["infermesh_seed"].uint64_param = 2**63
+
+    words = made(answer, properties=described, adverse="down").words
+
+    assert "default: 1,000 rows of credit.json, kmeans" in words
+    assert "scores before the softmax" in words
+    assert str(2**63) in words
+    assert "Reasons: what lowered defaulted" in words
+    assert background_of(described, "zeros") == "zeros"
+    assert background_of({"infermesh.background": "default", "infermesh.backgrounds.sets": "[7]"}) == "default"
+
+
+def test_reasons_and_bars_are_of_one_column():
+    """Reasons are about the last column; the likeliest, which is another, would contradict them."""
+    explanation = Explanation.read(response())
+
+    assert shown_column(explanation, "", reasons=True) == "defaulted"
+    assert shown_column(explanation, "0,1", reasons=True) == "defaulted"
+    assert shown_column(explanation, "", reasons=False) == ""
+    assert shown_column(explanation, "repaid", reasons=False) == "repaid"
+
+
+@pytest.mark.parametrize(
+    ("link", "scale"), [("identity", ""), ("logit", "log-odds"), ("softmax", "scores before the softmax"), ("x", "x")]
+)
+def test_the_scale_is_told(link, scale):
+    """Of trees with several classes it is neither probabilities nor log-odds."""
+    answer = response()
+    answer.parameters["infermesh_link"].string_param = link
+
+    assert scale_of(answer) == scale
 
 
 def test_names_and_values_are_no_markup():
     """Neither in the page nor in a plot, where plotly reads markup."""
-    answer = response(6, names=[HOSTILE, "b", "c", "d"], values=[HOSTILE, "1", "2", "3"])
-    shown = made(answer)
+    answer = response(
+        6,
+        names=[HOSTILE, "b", "c", "d"],
+        values=[HOSTILE, "1", "2", "3"],
+        outputs=(HOSTILE, "b"),
+        reason=HOSTILE,
+    )
+    shown = made(answer, HOSTILE, background=HOSTILE)
 
     assert [tag for tag, _ in shown.tags if tag == "img"] == []
     assert len(shown.scripts) == 3

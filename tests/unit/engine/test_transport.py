@@ -83,12 +83,14 @@ async def test_metadata_arrives_as_it_was_sent(supervised: Callable[..., Any]) -
     async with supervised() as it, channel(it.target) as opened:
         await it.until_ready()
 
+        plain = dict(json.loads(await call(opened, "Headers")))
         got = [tuple(each) for each in json.loads(await call(opened, "Headers", metadata=sent))]
 
         assert ("x-request-id", ID) in got and ("a", "b") in got and ("x-forwarded-for", "1.2.3.4") in got
         assert not [name for name, _ in got if name == "x-forwarded-client-cert"]
         known = {"host", "content-type", "te", "grpc-accept-encoding", "grpc-timeout", "user-agent", "accept-encoding"}
         assert {name for name, _ in got} - known == {"x-request-id", "x-forwarded-for", "a"}
+        assert set(plain) <= known
 
 
 async def test_connections_have_a_bound(supervised: Callable[..., Any]) -> None:

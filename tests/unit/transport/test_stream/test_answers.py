@@ -46,6 +46,27 @@ async def test_only_the_last_answer_to_a_request_is_marked_as_final() -> None:
 
 
 @pytest.mark.usefixtures("no_task_left")
+async def test_an_answer_that_says_that_more_will_come_is_not_held_back() -> None:
+    """It goes out before the next one is there; others wait until it is known whether they are the last."""
+    more = asyncio.Event()
+
+    async def refined(request: Any, call: Call) -> AsyncGenerator[ModelInferResponse, None]:
+        first = ModelInferResponse(id="first")
+        first.parameters["triton_final_response"].bool_param = False
+        yield first
+        await more.wait()
+        yield ModelInferResponse(id="last")
+
+    answers = answer_in_order(requests("a"), Call, refined, asyncio.Event(), "test")
+
+    assert (await anext(answers)).infer_response.id == "first"
+    more.set()
+    last = (await anext(answers)).infer_response
+    assert (last.id, last.parameters["triton_final_response"].bool_param) == ("last", True)
+    await answers.aclose()
+
+
+@pytest.mark.usefixtures("no_task_left")
 async def test_a_failure_is_one_answer_and_the_stream_goes_on() -> None:
     """Foreseen errors, defects and garbage are in-stream failures with the id of their request; the next one is answered."""
 
