@@ -21,12 +21,13 @@ from pathlib import Path
 import uvloop
 
 from infermesh.call import Call, Caller
+from infermesh.line_writer import LineWriter
 from infermesh.protocol import open_inference_pb2 as pb
 from infermesh.service import InferenceService, Stack, stack
 from services.gateway.audit.audited import Admitted, Attempted, Audited
 from services.gateway.audit.entry import Entry
+from services.gateway.audit.line import line_of
 from services.gateway.audit.sink import FileSink
-from services.gateway.audit.writer import AuditWriter
 from services.gateway.payload.logged import PayloadLogged
 
 ROUNDS = 11
@@ -42,7 +43,7 @@ class _Answering(InferenceService):
         return response
 
 
-class _Timed(AuditWriter):
+class _Timed(LineWriter[Entry]):
     """Keeps what CPU its thread has used, which can be read there alone."""
 
     cpu_s = 0.0
@@ -81,7 +82,9 @@ def _taken(kind: int, *parts: bytes) -> bool:
 
 
 async def _measure(calls: int, folder: Path) -> None:
-    writer = _Timed(FileSink(folder / "audit.jsonl", 1 << 40, 1), max_waiting=10 * calls, give_up_s=5)
+    writer = _Timed(
+        "audit", FileSink(folder / "audit.jsonl", 1 << 40, 1), max_waiting=10 * calls, give_up_s=5, line=line_of
+    )
     writer.start()
 
     def audited(write: Callable[[Entry], None], **options: float | bool) -> Stack:
@@ -113,7 +116,7 @@ async def _measure(calls: int, folder: Path) -> None:
     )
 
 
-def _drain(writer: AuditWriter) -> None:
+def _drain(writer: LineWriter[Entry]) -> None:
     """Wait, so that no round pays for the one before."""
     while writer.waiting:
         time.sleep(0.01)

@@ -8,9 +8,10 @@ feature, a hash with four bytes for each, and a string with all of them. Only th
 have. The last is the floor for whatever is written on grpc.aio and redis-py.
 
 The load sends 512 requests of different cards in turns: ours asks once for a key that several calls want at the same time, and
-that would save it what its peers do. Before the load, the backend must get from each the features that were
-written, to the bit; after it, Valkey must have been asked for each call. Then the parts of our hop alone, in this process: reading ids and naming keys, the lookup with as many at a time as
-Valkey has met in one read under the load, and the join. Their share is of the hop's CPU under that load.
+that would save it what its peers do. Before the load, the backend must get from each the features that were written, to the bit;
+after it, Valkey must have been asked for each call. Then the parts of our hop alone, in this process: reading ids and naming
+keys, the lookup with as many at a time as Valkey has met in one read under the load, and the join. Their share is of the hop's
+CPU under that load.
 """
 
 from __future__ import annotations
@@ -128,7 +129,10 @@ def loaded(ours: Contender, file: Path, seconds: float, in_flight: int, url: str
             cwd=ROOT, capture_output=True, text=True, check=True,
         )  # fmt: skip
         used, after = cpu_s(ours.pids) - used, client.info()
-    calls = json.loads(done.stdout)["calls"] + 1  # the load's first is not among them
+    said = json.loads(done.stdout)
+    if said["errors"]:
+        raise RuntimeError(f"{ours.name}: {said['errors']} calls failed: {said['failed']}")
+    calls = said["calls"] + 1  # the load's first is not among them
     commands, reads = (after[key] - before[key] for key in ("total_commands_processed", "total_reads_processed"))
     return Hop(used / calls * 1e6, commands / reads, commands / calls)
 

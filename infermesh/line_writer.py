@@ -19,7 +19,7 @@ GATHER_S = (
 )
 RETRY_S = 0.25
 CLOSE_S = 2.0
-LINES = 8  # that are made in one go, about 0.1 ms: a call that comes meanwhile waits for the interpreter until they are written
+LINES = 8  # that are made in one go: a call that comes meanwhile waits for the interpreter until they are written
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +41,8 @@ class Sink(Protocol):
 
 
 class LineWriter(Generic[E]):
-    """Takes entries without ever waiting; a thread of its own makes lines of them and writes them. `title` is for the log.
+    """Takes entries without ever waiting; a thread of its own makes lines of them and writes them. `title` is for the log; `lines`
+    are made in one go, of which some tenths of a millisecond are enough.
 
     Each entry is counted once: `written`, `dropped` when `max_waiting` wait already, or `failed` when it could not be written.
     What can't be written now (a full disk) is tried again for `give_up_s`; after that each batch is tried once, until one
@@ -49,12 +50,20 @@ class LineWriter(Generic[E]):
     """
 
     def __init__(
-        self, title: str, sink: Sink, *, max_waiting: int, give_up_s: float, line: Callable[[E], bytes]
+        self,
+        title: str,
+        sink: Sink,
+        *,
+        max_waiting: int,
+        give_up_s: float,
+        line: Callable[[E], bytes],
+        lines: int = LINES,
     ) -> None:
         self.written = 0  # by the thread alone, as is `failed`; `dropped` by who calls `write`: no counter needs a lock
         self.failed = 0
         self.dropped = 0
         self._title = title
+        self._lines = lines
         self._sink = sink
         self._max_waiting = max_waiting
         self._give_up_s = give_up_s
@@ -110,7 +119,7 @@ class LineWriter(Generic[E]):
     def _drain(self) -> None:
         while self._waiting:
             lines = []
-            for _ in range(min(LINES, len(self._waiting))):
+            for _ in range(min(self._lines, len(self._waiting))):
                 entry = self._waiting.popleft()
                 try:
                     lines.append(self._line(entry))

@@ -11,7 +11,7 @@ import grpc
 from infermesh.transport.asgi.encodings import ACCEPTED, packed
 from infermesh.transport.asgi.wire import WireError, frame, percent_encoded
 
-__all__ = ["OK_TRAILERS", "START", "Answer", "Pairs", "Send", "refuse_http"]
+__all__ = ["OK_TRAILERS", "START", "Answer", "Pairs", "Send", "refuse_http", "unheard"]
 
 Event = MutableMapping[str, Any]
 Send = Callable[[Event], Awaitable[None]]
@@ -96,8 +96,21 @@ class Answer:
 
     async def _send_part(self, part: bytes) -> None:
         sending = self._send({"type": "http.response.body", "body": part, "more_body": True})
-        # A host's own future is not cancelled with the task that waits for it: some complain when they come to set it.
-        await (asyncio.shield(sending) if isinstance(sending, asyncio.Future) else sending)
+        if not isinstance(sending, asyncio.Future):
+            await sending
+            return
+        try:
+            # A host's own future is not cancelled with the task that waits for it: some complain when they come to set it.
+            await asyncio.shield(sending)
+        except asyncio.CancelledError:
+            sending.add_done_callback(unheard)
+            raise
+
+
+def unheard(sending: asyncio.Future[None]) -> None:
+    """Take a failure that nobody waits for any more."""
+    if not sending.cancelled():
+        sending.exception()
 
 
 async def refuse_http(send: Send, status: int, text: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 
-from infermesh.transport.asgi.answer import OK_TRAILERS, START, Answer, Pairs, Send
+from infermesh.transport.asgi.answer import OK_TRAILERS, START, Answer, Pairs, Send, unheard
 from infermesh.transport.asgi.encodings import check_encoding
 from infermesh.transport.asgi.identity import Identities
 from infermesh.transport.asgi.metadata import Metadata
@@ -180,7 +180,7 @@ class Call(Answer):
         if self.is_reading:
             # The host's future is not cancelled (some complain when they come to set it): with the status the request ends.
             ending = asyncio.ensure_future(self._send_final(code, text))
-            ending.add_done_callback(_ignore)
+            ending.add_done_callback(unheard)
         elif self._task is not None:
             self._task.cancel()
 
@@ -203,9 +203,3 @@ class Call(Answer):
 
     def _tell(self, error: BaseException) -> None:
         _log.error("internal error in %s: %s", self.method.path, error, exc_info=error)
-
-
-def _ignore(ended: asyncio.Future[None]) -> None:
-    """Take a failure that was logged, or has no hearer."""
-    if not ended.cancelled():
-        ended.exception()

@@ -64,6 +64,13 @@ class Context(Call):
     def done(self) -> bool:
         return self.is_over
 
+    def is_active(self) -> bool:
+        return not self.is_over
+
+    def cancel(self) -> None:
+        """End the call with CANCELLED, and its method."""
+        self._end_now(grpc.StatusCode.CANCELLED, "the call was cancelled")
+
     def add_done_callback(self, callback: Callable[[Any], None]) -> None:
         """It is called with this context when the call is over, however it ends."""
         if self._callbacks is None:

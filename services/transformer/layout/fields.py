@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from infermesh.errors import quoted
 from infermesh.tensors import DATATYPES, Array
@@ -73,8 +74,9 @@ class Fields:
         is_table = len(layout.groups) == 1 and not any(c.shape or c.datatype == TEXT for c in self._columns)
         self._runs = _runs(layout, self.positions) if is_table else []
         known = plain or {}
-        is_plain = all(datatype in known for *_, datatype in self._runs)
-        self._plain = [(*run, known[datatype]) for *run, datatype in self._runs] if is_plain else []
+        self._plain: list[tuple[int, int, slice, Plain]] = []
+        if all(datatype in known for _, _, _, datatype in self._runs):
+            self._plain = [(first, last, at, known[datatype]) for first, last, at, datatype in self._runs]
         self.rows_at_once = max(1, (VALUES_AT_ONCE if self._runs else VALUES_ONE_BY_ONE) // self._count)
         self._blank = self._blank_row()
 
@@ -143,7 +145,7 @@ class Fields:
         layout, count = self._layout, len(replies)
         table = np.empty((count, layout.width), np.uint8)
         table[:] = np.frombuffer(self._blank, np.uint8)
-        nulls: Array | None = None
+        nulls: NDArray[np.bool_] | None = None
         for first, last, stored, datatype in self._runs:
             raws = [raw for reply in replies for raw in reply[first:last]]
             values, null = self._codec.values(raws, datatype)
@@ -161,7 +163,7 @@ class Fields:
         flat, width = table.tobytes(), layout.width
         return [flat[at : at + width] for at in range(0, len(flat), width)]
 
-    def _unused(self, count: int) -> Array:
+    def _unused(self, count: int) -> NDArray[np.bool_]:
         """(N, features): null is what nobody has asked for."""
         nulls = np.ones((count, len(self._layout.schema)), np.bool_)
         nulls[:, self.positions] = False

@@ -44,7 +44,7 @@ class ServedLog:
         self._dropped = 0
         self._too_large = 0
         self.writer = LineWriter(
-            "log of served features", sink, max_waiting=MAX_ENTRIES, give_up_s=GIVE_UP_S, line=self._line
+            "log of served features", sink, max_waiting=MAX_ENTRIES, give_up_s=GIVE_UP_S, line=self._line, lines=2
         )
 
     @property

@@ -22,8 +22,10 @@ SHAP = ROOT / ".venv-shap" / "bin" / "python"
 ADAPTOR = """
 import sys
 
+import matplotlib
 import numpy as np
 import shap
+from matplotlib import pyplot
 from infermesh.explanation import to_shap
 from infermesh.protocol.open_inference_pb2 import ModelInferResponse
 
@@ -39,6 +41,10 @@ assert np.array_equal(everything[..., 1].values, one.values)
 assert one.abs.mean(0).shape == (3,)
 assert np.allclose(one.base_values + one.values.sum(axis=1), (rows * [1, 2, 4]).sum(axis=1))
 assert one[0].data.tolist() == rows[0].tolist()
+matplotlib.use("agg")
+for plot, given in ((shap.plots.waterfall, one[0]), (shap.plots.beeswarm, one), (shap.plots.bar, one)):
+    plot(given, show=False)
+    pyplot.close("all")
 print("ok")
 """
 

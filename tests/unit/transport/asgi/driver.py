@@ -84,15 +84,13 @@ class Exchange:
         self._gone = True
         self._serve()
         for each in self._blocked:
-            if not each.done():
-                each.set_exception(ClientDisconnected())
+            each.set_exception(ClientDisconnected())
 
     def drain(self) -> None:
         """The caller reads."""
         self.is_slow = False
         for each in self._blocked:
-            if not each.done():
-                each.set_result(None)
+            each.set_result(None)  # InvalidStateError for one that was cancelled, as with pyvoy
 
     def receive(self) -> asyncio.Future[dict[str, Any]]:
         self.received += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -229,9 +230,33 @@ async def test_a_deadline_ends_a_write_that_is_held_back() -> None:
     application.ticker.expire()
     await until(running)
 
-    exchange.drain()
     assert exchange.code == DEADLINE_EXCEEDED
-    assert not any(each.cancelled() for each in exchange._blocked)
+    exchange.drain()  # InvalidStateError, were the future cancelled
+
+
+async def test_a_caller_who_goes_after_its_deadline_leaves_nothing_in_the_log() -> None:
+    """What the host says to a write that was given up is heard by nobody, and is no error of the loop's."""
+    clock, complaints = Clock(), list[Any]()
+    asyncio.get_running_loop().set_exception_handler(lambda loop, about: complaints.append(about))
+
+    async def writes(request: bytes, context: Any) -> None:
+        await context.write(b"x")
+
+    application = with_methods(clock=clock, Watch=writes)
+    exchange = Exchange("/t.T/Watch", heads=FIVE_S).message()
+    exchange.is_slow = True
+    running = started(application, exchange)
+    await until(exchange.answered.wait())
+    await settled()
+    clock.now += 6
+    application.ticker.expire()
+    await until(running)
+    exchange.go()
+    await settled()
+    exchange._blocked.clear()
+    gc.collect()
+
+    assert complaints == []
 
 
 async def test_a_server_that_stops_waits_for_its_calls() -> None:
@@ -268,6 +293,21 @@ async def test_a_server_that_waits_no_longer_ends_its_calls() -> None:
     await until(running)
 
     assert (exchange.code, hanging.ended_by) == (UNAVAILABLE, ["CancelledError"])
+
+
+async def test_a_method_can_end_its_own_call() -> None:
+    """From a callback, say; the method is ended like by anything else."""
+    hanging = Hanging()
+    exchange = Exchange().message()
+    running = started(with_methods(Unary=hanging.unary), exchange)
+    await settled()
+    context = hanging.contexts[0]
+    assert context.is_active()
+
+    context.cancel()
+    await until(running)
+
+    assert (exchange.code, context.cancelled(), context.is_active()) == (1, True, False)
 
 
 async def _echo(request: bytes, context: Any) -> bytes:

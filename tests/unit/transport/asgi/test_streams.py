@@ -8,7 +8,12 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha._async import ReflectionServicer
 
+from infermesh.transport.asgi import Application
 from infermesh.transport.asgi.wire import frame
 from tests.unit.transport.asgi.driver import Exchange
 from tests.unit.transport.asgi.parts import settled, started, until, with_methods
@@ -56,6 +61,29 @@ async def test_an_answer_over_the_limit_ends_a_stream() -> None:
     exchange = await Exchange("/t.T/Watch").message().run(with_methods(Watch=grows, max_send=100))
 
     assert (exchange.messages, exchange.code) == ([bytes(100)], grpc.StatusCode.RESOURCE_EXHAUSTED.value[0])
+
+
+async def test_grpcios_own_servicers_mount_unchanged() -> None:
+    """Health, whose watcher writes, and reflection, whose servicer is a generator over an iterator."""
+    application, health = Application(), HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health, application)
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(ReflectionServicer(("a.B",)), application)
+    asked = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
+    watch = Exchange("/grpc.health.v1.Health/Watch").message()
+
+    path = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+    reflected = await Exchange(path).message(asked).run(application)
+    running = started(application, watch)
+    await settled()
+    await health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+    await settled()
+    running.cancel()
+    await until(running)
+
+    services = reflection_pb2.ServerReflectionResponse.FromString(reflected.messages[0]).list_services_response.service
+    statuses = [health_pb2.HealthCheckResponse.FromString(each).status for each in watch.messages]
+    assert ([each.name for each in services], reflected.code) == (["a.B"], 0)
+    assert (statuses, watch.code) == ([1, 2], 1)
 
 
 async def test_requests_are_an_iterator() -> None:
