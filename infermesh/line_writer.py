@@ -41,8 +41,8 @@ class Sink(Protocol):
 
 
 class LineWriter(Generic[E]):
-    """Takes entries without ever waiting; a thread of its own makes lines of them and writes them. `title` is for the log; `lines`
-    are made in one go, of which some tenths of a millisecond are enough.
+    """Takes entries without ever waiting; a thread of its own makes lines of them and writes them. `title` is for the log;
+    `lines` are made in one go, of which some tenths of a millisecond are enough.
 
     Each entry is counted once: `written`, `dropped` when `max_waiting` wait already, or `failed` when it could not be written.
     What can't be written now (a full disk) is tried again for `give_up_s`; after that each batch is tried once, until one

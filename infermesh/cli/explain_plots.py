@@ -90,7 +90,7 @@ def waterfall(explanation: Explanation, row: int, column: int, scale: str = "") 
         _mark(base, f"base value {base:.4g}", 32),
         _mark(prediction, f"prediction {prediction:.4g}", 14),
     ]
-    layout["margin"]["t"] = 62
+    layout["margin"] |= {"t": 62, "r": 72}  # figures may stand beyond the plot where the page is narrow
     title = f"row {row + 1}" if explanation.rows > 1 else "from the base value to the prediction"
     return Figure(title, [bars, figures], layout, 140 + 27 * len(steps))
 
@@ -144,7 +144,8 @@ def beeswarm(explanation: Explanation, column: int) -> Figure:
                 "y": (line + _spread(at)).tolist(),
                 "marker": marker,
                 "text": [escape(text) for text in texts],
-                "hovertemplate": "%{text}: %{x:+.4g}<extra></extra>",
+                "customdata": (picked + 1).tolist(),
+                "hovertemplate": "row %{customdata}, %{text}: %{x:+.4g}<extra></extra>",
                 "showlegend": False,
             }
         )

@@ -108,7 +108,6 @@ async def test_no_envoy_outlives_a_killed_supervisor(supervised: Callable[..., A
         assert len(pids) == 2
 
         it.signal(signal.SIGKILL)
-        await it.ended()
 
         try:
             await it.until(lambda: asyncio.to_thread(lambda: not any(map(is_alive, pids))))

@@ -72,7 +72,7 @@ def test_every_view_with_a_source_is_filled(samples: Path, redis_config: RedisCo
     assert "patient: 569 of 569 rows written" in ended.stdout
     rows = asyncio.run(stored(redis_config))
     card = RowFormat(parse(FeatureFile, samples / "config" / "features.yaml").views["card"].columns)
-    assert len(rows) == 1069
+    assert len(rows) == 500 + 569 + 500
     assert card.unpack(rows[key_prefix(redis_config.key_prefix, "card") + b"c-0001"]).values[:2] == (1456.0, 4600.0)
 
 
