@@ -24,7 +24,10 @@ async def fetched(
     Packed rows that were cached are served while the store is away, as they are where all rows are packed.
     """
     if len(uses) == 1 and not uses[0].is_packed:  # as most services have it: nothing is to be told apart
-        return await _of_one(uses[0], entities.ids[uses[0].entity], store, deadline)
+        ids, layout = entities.ids[uses[0].entity], uses[0].layout
+        if len(ids) == 1:
+            return layout.decode(await store.ask(layout.commands(ids), deadline))
+        return await _of_one(layout, ids, store, deadline)
     packed = [use for use in uses if use.is_packed]
     others = [use for use in uses if not use.is_packed]
     unique = {use.alias: list(dict.fromkeys(entities.ids[use.entity])) for use in others}
@@ -54,10 +57,8 @@ async def fetched(
     return [row for use in uses for row in found[use.alias]]
 
 
-async def _of_one(use: Use, ids: Sequence[bytes], store: FeatureStore, deadline: Deadline) -> list[bytes | None]:
-    layout = use.layout
-    if len(ids) == 1:
-        return layout.decode(await store.ask(layout.commands(ids), deadline))
+async def _of_one(layout: Layout, ids: Sequence[bytes], store: FeatureStore, deadline: Deadline) -> list[bytes | None]:
+    """The same for the rows of one view, none of which are packed."""
     unique = list(dict.fromkeys(ids))
     rows = await _decoded(layout, await store.ask(layout.commands(unique), deadline))
     if len(unique) == len(ids):

@@ -44,7 +44,7 @@ def test_a_customer_is_told_why(mesh: Mesh, version: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "defaulted: base value" in done.stdout
     assert "credit_utilisation" in done.stdout
-    reasons = done.stdout.split("reasons\n")[1].strip().splitlines()
+    reasons = done.stdout.split("reasons: what raised defaulted\n")[1].strip().splitlines()
     assert [line.strip()[:2] for line in reasons] == ["1.", "2.", "3.", "4."]
     assert "Proportion of balances to credit limits is too high (0.86)" in reasons[0]
 
@@ -75,7 +75,32 @@ def test_many_customers_as_a_page(mesh: Mesh, tmp_path: Path) -> None:
     text = file.read_text(encoding="utf-8")
     assert (done.returncode, done.stdout) == (0, "")
     assert "All 6 rows" in text
+    assert "default: 100 rows of credit-score.json" in text
     assert "<script src" not in text
+
+
+def test_reasons_are_about_what_is_drawn(mesh: Mesh) -> None:
+    """The likeliest class is the one that the reasons are not about; bars of it would contradict them."""
+    done = explain(mesh, "credit-score", "--file", REQUEST, "--version", "1", "--method", "linear", "--reasons", "1")
+
+    lines = [line.strip() for line in done.stdout.splitlines()]
+    assert any(line.startswith("defaulted: base value") for line in lines)
+    bars, reasons = done.stdout.split("reasons: what raised defaulted")
+    amount = next(line for line in bars.splitlines() if line.startswith("credit_utilisation")).split()[-1]
+    assert amount.startswith("+")
+    assert "balances to credit limits is too high" in reasons
+
+
+def test_no_rows(mesh: Mesh, tmp_path: Path) -> None:
+    """Are no mistake, on the terminal and as a page."""
+    none = json.dumps({"inputs": [{"name": "features", "datatype": "FP32", "shape": [0, 4], "data": []}]})
+    file = tmp_path / "why.html"
+
+    for words in ([], ["--html", str(file), "--reasons", "2"]):
+        done = explain(mesh, "iris", "--json", none, *words)
+        assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+
+    assert "There are no rows." in file.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -48,12 +48,14 @@ _FIXED = {"FP32": (6 << 3 | FIXED32, 5), "FP64": (5 << 3 | FIXED64, 9)}  # first
 
 def _plain(tag: int, length: int, raws: Sequence[bytes]) -> bytes | None:
     """Values that are all of one kind and none of them null, without their tags."""
-    if set(map(len, raws)) != {length}:
+    flat, count = b"".join(raws), len(raws)
+    if len(flat) != length * count or max(map(len, raws)) != length:  # so that none is shorter either
         return None
-    flat = b"".join(raws)
-    if flat[::length].count(tag) != len(raws):
+    if flat[::length].count(tag) != count:
         return None
-    return np.frombuffer(flat, np.uint8).reshape(-1, length)[:, 1:].tobytes()
+    return np.ndarray(
+        (count, length - 1), np.uint8, flat, 1, (length, 1)
+    ).tobytes()  # half of what three views of it cost
 
 
 class FeastCodec:

@@ -54,7 +54,9 @@ class SingleClient:
         if not given:
             return []
         asked = [tuple(each) for each in given]
-        unique = asked if len(asked) == 1 else list(dict.fromkeys(asked))
+        if len(asked) == 1:  # as most lookups have it
+            return list(await self._flights.read(self._node, asked, commands, deadline_s, counts=counts))
+        unique = list(dict.fromkeys(asked))
         replies = await self._flights.read(self._node, unique, commands, deadline_s, counts=counts)
         if len(unique) == len(asked):
             return list(replies)
