@@ -6,7 +6,8 @@ Cards with 50 FP32 features, written by Feast (in `.venv-feast`, into its Redis 
 answers one request after the other, up to its own answer. Ours joins requests (`JoinFeatures`, from a request to the model's
 request: it reads ids and makes the tensor as well), from Feast's rows and from packed ones, one at a time and 32 at a time. One
 process each; the peers take turns, and what is counted is the CPU of the client's process. All must read the same values first.
-Wanted of packed rows, 32 at a time: ≥ 10 × Feast.
+Wanted 32 at a time: ≥ 10 × Feast, of packed rows (the same data as we store it), by which the exit status goes. Of Feast's own rows
+it is said too whether they reach that: there one HMGET of 51 fields is answered where a packed row is one value.
 """
 
 from __future__ import annotations
@@ -204,9 +205,9 @@ async def measure(url: str, port: int, folder: Path, counts: Sequence[int], roun
                 ratios = [mine / its for (mine, _), (its, _) in zip(figures, results["Feast"], strict=True)]
                 ratio = statistics.median(ratios)
                 told = f"   × Feast {ratio:.1f} ({min(ratios):.1f} to {max(ratios):.1f})" if who != "Feast" else ""
-                if who == f"packed rows, {AT_A_TIME} at a time":
+                if who.endswith(f"{AT_A_TIME} at a time"):
                     told += f"  wanted {LEAST:g}: {'met' if ratio >= LEAST else 'NOT met'}"
-                    met &= ratio >= LEAST
+                    met &= ratio >= LEAST or not who.startswith("packed")
                 print(f"{who:28} {rate:10,.0f} rows per CPU second  {ms:8.3f} ms a request{told}")
         for each in ours.values():
             await each.store.close()

@@ -35,7 +35,7 @@ FALLBACK = "infermesh_fallback"
 BY_FALLBACK = "fallback"  # stands for a variant where none of the route's answered
 GENERATION = "infermesh_generation"  # of the route table; this and the next for who asks by x-infermesh-debug alone
 PICKED_BY = "infermesh_picked_by"  # weight | sticky | rule <name> | version | header
-FEATURES = "infermesh_features"  # present | stale | defaulted | redis_unavailable: the worst row that was looked up
+FEATURES = "infermesh_features"  # present | stale | cached | defaulted | redis_unavailable: the worst row; given: by the caller
 # The transformer's own: `infermesh_feature_status` asks for the status of each feature, `infermesh_feature_overrides` tells which
 # were overridden.
 

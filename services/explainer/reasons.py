@@ -99,7 +99,7 @@ class Reasons:
         if template is None:
             moved = "raised" if self.adverse == "up" else "lowered"
             template = f"{feature} {moved} the score" + (" ({value})" if value else "")
-        return template.replace("{value}", value)[:MAX_TEXT]
+        return _printable(template.replace("{value}", value))[:MAX_TEXT]
 
     def _single(self) -> Sequence[tuple[int, str, int]]:
         """Player, input and place of each column that is a feature by itself."""
@@ -118,8 +118,11 @@ class Reasons:
 def _text(value: object) -> str:
     """A value for people: six digits of a number, and of a text what can be printed."""
     if isinstance(value, bytes):
-        text = value.decode("utf-8", "backslashreplace")
-        return "".join(c if c.isprintable() else "?" for c in text)[:MAX_VALUE]
+        return _printable(value.decode("utf-8", "backslashreplace"))[:MAX_VALUE]
     if isinstance(value, (bool, np.bool_)):
         return "yes" if value else "no"
     return f"{float(value):.6g}" if isinstance(value, (float, np.floating)) else str(value)
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)

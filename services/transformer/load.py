@@ -14,7 +14,7 @@ from services.transformer.policy import micros
 from services.transformer.views import FeatureView
 from services.transformer.writer import FeatureWriter, NotWritten
 from services.transformer.writing.again import Again
-from services.transformer.writing.newest import NotARow, Written
+from services.transformer.writing.newest import AHEAD_US, NotARow, Written
 from services.transformer.writing.picked import EVENT_TIME_COLUMN, PackedBlock, Packer, columns_of, fits
 from services.transformer.writing.tables import BadTable, Refused, Table, open_table
 
@@ -32,7 +32,6 @@ __all__ = [
 
 BATCH_ROWS = 2000  # some ms of packing, and half a megabyte on the wire
 SHOWN_REFUSALS = 20
-AHEAD_US = 86_400_000_000  # a day; a row of the year 57742, by milliseconds for seconds, would keep out all that follow
 
 
 @dataclass

@@ -92,6 +92,16 @@ def test_no_rows():
     assert [array.shape for array in found.of(estimate(np.zeros((0, 4))))] == [(0, 3), (0, 3)]
 
 
+def test_no_text_can_write_to_a_terminal():
+    """Neither a template nor a feature's name, which come from whoever made the model."""
+    players = Players(("\x1b[2Jdebt", *PLAYERS.names[1:]), PLAYERS.of_column)
+    templates = {"purpose": {"up": "Purpose:\x1b]0;x\x07\n{value}"}}
+
+    texts, _ = Reasons(ARRAYS, players, templates, 2, "up").of(estimate([[0.1, 0.2, 0, 0]] * 2))
+
+    assert texts[0].tolist() == [b"Purpose:?]0;x??car", b"?[2Jdebt raised the score (0.625)"]
+
+
 def test_values_as_texts():
     """Those of a group of several columns have no text."""
     values = reasons().values

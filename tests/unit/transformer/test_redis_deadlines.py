@@ -40,7 +40,7 @@ def test_each_is_told_at_its_time(run: Callable[..., None]) -> None:
         deadlines, loop = Deadlines(), asyncio.get_running_loop()
         order: list[int] = []
         waiters = [loop.create_future() for _ in range(4)]
-        for number, (waiter, seconds) in enumerate(zip(waiters, (0.06, 0.02, 0.04, 0.01), strict=True)):
+        for number, (waiter, seconds) in enumerate(zip(waiters, (0.6, 0.2, 0.4, 0.1), strict=True)):
             moment = deadlines.add(waiter, seconds)
             waiter.add_done_callback(lambda _, number=number: order.append(number))  # type: ignore[misc]
         waiters[3].set_result(None)
