@@ -6,8 +6,8 @@ Cards with 50 FP32 features, written by Feast (in `.venv-feast`, into its Redis 
 answers one request after the other, up to its own answer. Ours joins requests (`JoinFeatures`, from a request to the model's
 request: it reads ids and makes the tensor as well), from Feast's rows and from packed ones, one at a time and 32 at a time. One
 process each; the peers take turns, and what is counted is the CPU of the client's process. All must read the same values first.
-Wanted 32 at a time: ≥ 10 × Feast, of packed rows (the same data as we store it), by which the exit status goes. Of Feast's own rows
-it is said too whether they reach that: there one HMGET of 51 fields is answered where a packed row is one value.
+Wanted 32 at a time: ≥ 10 × Feast, of packed rows (the same data as we store it), by which the exit status goes. Of Feast's own
+rows it is said too whether they reach that: there one HMGET of 51 fields is answered where a packed row is one value.
 """
 
 from __future__ import annotations

@@ -123,9 +123,14 @@ def _round(contender: Contender, request_file: Path, seconds: float, in_flight: 
     if done.returncode:
         raise RuntimeError(f"{contender.name}: the load ended with status {done.returncode}:\n{done.stderr[-2000:]}")
     used = cpu_s(contender.pids) - before
-    result: dict[str, float] = json.loads(done.stdout)
+    told = json.loads(done.stdout)
+    failed: dict[str, int] = told.pop("failed", {})
+    result: dict[str, float] = told
     if result["errors"] or not result["calls"]:
-        raise RuntimeError(f"{contender.name}: {result['errors']:.0f} calls failed; nothing is measured by failures")
+        which = "; ".join(f"{count} × {what}" for what, count in failed.items())[:2000]
+        raise RuntimeError(
+            f"{contender.name}: {result['errors']:.0f} calls failed ({which}); nothing is measured by failures"
+        )
     return result | {
         "cpu_us": used / result["calls"] * 1e6,
         "calls_per_s": result["calls"] / result["seconds"],

@@ -13,7 +13,8 @@ from benchmarks import feast_lookup
 from benchmarks.contenders import WrongAnswer
 from benchmarks.echo_backend import echoed
 from benchmarks.feature_rows import STORAGES, fill, request_for
-from benchmarks.transformer_cost import Hop, answer, loaded, unasked
+from benchmarks.load import requests_of
+from benchmarks.transformer_cost import REQUESTS, Hop, answer, loaded, unasked, write_requests
 from benchmarks.transformer_parts import measure_parts
 from benchmarks.transformers import backend, bare, check, transformer
 from infermesh.cli.valkey import Valkey
@@ -36,16 +37,41 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 
 
 def test_ours_makes_of_a_request_what_was_written(cards: str, port: int, tmp_path: Path) -> None:
-    """One card and 32, to the bit; and a short load is answered and counted."""
-    file = tmp_path / "request.bin"
-    file.write_bytes(request_for(7, 1).SerializeToString())
+    """One card and 32, to the bit; and a short load is answered and counted, each call with a lookup of its own."""
+    requests = write_requests(tmp_path / "requests", 1, CARDS)
     with transformer(tmp_path / "transformer", cards, port) as ours:
         check(ours, 7, 1)
         check(ours, 7, 32)
-        hop = loaded(ours, file, 0.2, 1, cards)
+        hop = loaded(ours, requests, 0.2, 8, cards)
 
     assert hop.cpu_us > 0
-    assert not unasked(hop)  # one at a time, nobody shares a lookup
+    assert not unasked(hop)  # eight at a time, no two of which ask for the same card
+
+
+def test_a_load_of_which_calls_fail_is_no_measurement(cards: str, port: int, tmp_path: Path) -> None:
+    """It says how many failed, and why."""
+    folder = tmp_path / "requests"
+    folder.mkdir()
+    (folder / "0.bin").write_bytes(request_for(0, 1).SerializeToString())
+    (folder / "1.bin").write_bytes(request_for(CARDS, 1).SerializeToString())  # whom nobody has written
+    with (
+        transformer(tmp_path / "transformer", cards, port) as ours,
+        pytest.raises(RuntimeError, match=r"calls failed: .*FAILED_PRECONDITION"),
+    ):
+        loaded(ours, folder, 0.2, 2, cards)
+
+
+def test_a_load_sends_what_the_folder_holds(tmp_path: Path) -> None:
+    """In the order of the names; neighbours have no card in common. A folder without requests is refused."""
+    folder = write_requests(tmp_path / "requests", 32)
+
+    read = requests_of(folder)
+
+    assert len(read) == REQUESTS
+    assert read[1] == request_for(32, 32).SerializeToString()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="got an empty folder"):
+        requests_of(tmp_path / "empty")
 
 
 @pytest.mark.parametrize("storage", STORAGES)
