@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -17,6 +17,7 @@ from infermesh.cli.asking import DEFAULT_TARGET, Key, Target, Timeout, asked
 from infermesh.cli.bars import share_bar
 from infermesh.cli.console import err, out
 from infermesh.cli.explain_page import page
+from infermesh.cli.explain_stream import last_of
 from infermesh.cli.explain_words import about, counted, shown_column
 from infermesh.cli.explanation import EXPLAINED, Explanation, chart
 from infermesh.cli.failure import Failure
@@ -25,7 +26,7 @@ from infermesh.cli.inputs import File, Json, Pairs, Params, Version, check_sourc
 from infermesh.cli.request import add_parameters
 from infermesh.cli.values import InputSpec, input_specs
 from infermesh.names import EXPLAINER_SUFFIX
-from infermesh.protocol.open_inference_pb2 import ModelInferRequest
+from infermesh.protocol.open_inference_pb2 import ModelInferRequest, ModelInferResponse
 
 __all__ = ["explain", "ranking", "reason_lines"]
 
@@ -66,6 +67,9 @@ def explain(
     ] = None,
     raw_json: Annotated[
         bool, typer.Option("--raw-json", help="Print the whole response as JSON, in OIP's REST form.")
+    ] = False,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Show better and better answers, until the last, on a terminal.")
     ] = False,
     version: Version = "",
     param: Params = None,
@@ -114,22 +118,31 @@ def explain(
         for name in (*EXPLAINED, "feature_values", *(["reasons"] if reasons else [])):
             request.outputs.add(name=name)
         started = time.perf_counter()
-        response = caller.infer(request)
-        seconds = time.perf_counter() - started
+
+        def view(now: ModelInferResponse) -> RenderableType:
+            seconds = time.perf_counter() - started
+            explanation = Explanation.read(now)
+            column = shown_column(explanation, classes, bool(reasons))
+            return Group(
+                headline(now, seconds),
+                Text(f"  {about(now)}", "bright_black"),
+                *_shown(explanation, _values(explanation, request, specs), column, counted(adverse), rows, top),
+            )
+
+        response = last_of(caller.stream(request), view) if stream else caller.infer(request)
+        answer = view(response) if not raw_json and html is None else None
         described = caller.metadata(request.model_name, version).properties if html is not None else {}
     if raw_json:
         print(as_json(response))
         return
-    explanation = Explanation.read(response)
-    column = shown_column(explanation, classes, bool(reasons))
     if html is not None:
+        explanation = Explanation.read(response)
+        column = shown_column(explanation, classes, bool(reasons))
         text = page(response, explanation, column, script, properties=described, adverse=adverse, background=background)
         _write(html, text)
         err.print(Text(f"written: {html}"), soft_wrap=True)
         return
-    out.print(headline(response, seconds))
-    out.print(Text(f"  {about(response)}", "bright_black"))
-    _show(explanation, _values(explanation, request, specs), column, counted(adverse), rows, top)
+    out.print(answer)
 
 
 def ranking(explanation: Explanation, column: int, top: int) -> RenderableType:
@@ -156,22 +169,24 @@ def reason_lines(explanation: Explanation, row: int) -> Text:
     return Text("\n").join(Text(f"  {number}. {text}") for number, text in enumerate(found, 1))
 
 
-def _show(explanation: Explanation, values: list[dict[str, str]], column: str, way: str, rows: int, top: int) -> None:
+def _shown(
+    explanation: Explanation, values: list[dict[str, str]], column: str, way: str, rows: int, top: int
+) -> Iterator[RenderableType]:
     for row in range(min(explanation.rows, rows)):
-        out.print()
+        yield Text()
         if explanation.rows > 1:
-            out.print(Text(f"row {row + 1}", "bold"))
+            yield Text(f"row {row + 1}", "bold")
         position = explanation.output(column, row)
-        out.print(chart(explanation, position, row, values[row] if row < len(values) else {}, top))
+        yield chart(explanation, position, row, values[row] if row < len(values) else {}, top)
         if explanation.reasons:
-            out.print()
-            out.print(Text.assemble(("reasons", "bold"), f": what {way} {explanation.outputs[position]}"))
-            out.print(reason_lines(explanation, row))
+            yield Text()
+            yield Text.assemble(("reasons", "bold"), f": what {way} {explanation.outputs[position]}")
+            yield reason_lines(explanation, row)
     if explanation.rows > rows:
         position = explanation.output(column)
-        out.print()
-        out.print(Text(f"all {explanation.rows:,} rows: mean |attribution| to {explanation.outputs[position]}", "bold"))
-        out.print(ranking(explanation, position, top))
+        yield Text()
+        yield Text(f"all {explanation.rows:,} rows: mean |attribution| to {explanation.outputs[position]}", "bold")
+        yield ranking(explanation, position, top)
 
 
 def _values(

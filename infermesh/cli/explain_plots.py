@@ -81,8 +81,8 @@ def waterfall(explanation: Explanation, row: int, column: int, scale: str = "") 
     low, high = float(min(base, *ends)), float(max(base, *ends))
     span = high - low or abs(base) or 1.0
     prediction = float(np.asarray(explanation.predictions, np.float64)[row, column])
-    axis = ", ".join(filter(None, (explanation.outputs[column], scale)))
-    layout = _layout(escape(axis), [name for name, _, _ in steps])
+    axis = ", ".join(filter(None, (_short(explanation.outputs[column]), scale)))
+    layout = _layout(axis, [name for name, _, _ in steps])
     room = 0.55 if any(0 < error < np.inf for *_, error in steps) else 0.3  # for the figures beside the bars
     layout["xaxis"]["range"] = [low - 0.05 * span, high + room * span]
     layout["shapes"] = [_line(base, "dot"), _line(prediction, "dash")]
@@ -143,14 +143,14 @@ def beeswarm(explanation: Explanation, column: int) -> Figure:
                 "x": at.tolist(),
                 "y": (line + _spread(at)).tolist(),
                 "marker": marker,
-                "text": [escape(text) for text in texts],
+                "text": [_escaped(text) for text in texts],
                 "customdata": (picked + 1).tolist(),
                 "hovertemplate": "row %{customdata}, %{text}: %{x:+.4g}<extra></extra>",
                 "showlegend": False,
             }
         )
     layout = _layout(
-        f"attribution to {escape(explanation.outputs[column])}",
+        f"attribution to {_short(explanation.outputs[column])}",
         [_short(explanation.features[i]) for i in reversed(shown)],
     )
     layout["shapes"] = [_line(0.0, "solid")]
@@ -181,7 +181,7 @@ def importance(explanation: Explanation, column: int) -> Figure:
         "marker": {"color": "#56B4E9"},
         "hovertemplate": "%{x:.4g}<extra></extra>",
     }
-    layout = _layout(f"mean |attribution| to {escape(explanation.outputs[column])}", [name for name, _, _ in lines])
+    layout = _layout(f"mean |attribution| to {_short(explanation.outputs[column])}", [name for name, _, _ in lines])
     return Figure("which features matter, over all rows", [bars], layout, 110 + 27 * len(lines))
 
 
@@ -255,7 +255,12 @@ def _label(explanation: Explanation, row: int, feature: int) -> str:
 
 
 def _short(text: str, most: int = _NAME) -> str:
-    return escape(text if len(text) <= most else text[: most - 1] + "…")
+    return _escaped(text if len(text) <= most else text[: most - 1] + "…")
+
+
+def _escaped(text: str) -> str:
+    """No markup to plotly, which knows no `&quot;`."""
+    return escape(text, quote=False)
 
 
 def _ranks(texts: list[str]) -> list[float] | None:

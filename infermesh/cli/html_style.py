@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["DRAW", "STYLE"]
 
 STYLE = """\
+:root { color-scheme: light dark; }
 * { box-sizing: border-box; }
 body { font: 15px/1.45 system-ui, sans-serif; color: #222; background: #fff; max-width: 1160px; margin: 0 auto; padding: 20px; }
 h1 { font-size: 22px; margin: 16px 0 10px; overflow-wrap: anywhere; }
@@ -43,6 +44,13 @@ td ol { margin: 0; padding-left: 22px; }
 .whole { white-space: nowrap; }
 section { overflow-x: auto; }
 tr.found td { background: #fdf1ea; font-weight: 600; }
+@media (prefers-color-scheme: dark) {
+  body { color: #ddd; background: #17191d; }
+  .differs, .same, .waiting, .unheld, tr.found td { color: #222; }
+  .period, section > p, .key { color: #aaa; }
+  th, td { border-color: #3a3d42; }
+  .plot { background: #fff; border-radius: 6px; overflow: hidden; }
+}
 @media print {
   body { max-width: none; padding: 0; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }

@@ -49,7 +49,7 @@ def check_sources(values: list[str] | None, json: str | None, file: Path | None)
 def _nothing_given(model: str, specs: Mapping[str, InputSpec]) -> Failure:
     takes = "; ".join(str(spec) + (f" ({_some(spec.columns)})" if spec.columns else "") for spec in specs.values())
     example = " ".join(f"{spec.name}={_example(spec)}" for spec in specs.values())
-    return Failure(f"no inputs are given; {model} takes {takes}", hint=f"infermesh infer {model} {example}", status=2)
+    return Failure(f"no inputs are given; {model} takes {takes}", hint=f"such as {example}", status=2)
 
 
 def _some(names: Sequence[str], limit: int = 6) -> str:

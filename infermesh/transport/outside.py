@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from infermesh.protocol import open_inference_pb2 as pb
 from infermesh.protocol import open_inference_pb2_grpc as pb_grpc
 from infermesh.transport.probe import ClientTls, open_channel
-from infermesh.transport.status import error_of
+from infermesh.transport.status import error_in_stream, error_of
 
 __all__ = ["OutsideCaller"]
 
@@ -48,6 +48,20 @@ class OutsideCaller:
 
     def infer(self, request: pb.ModelInferRequest, metadata: Sequence[tuple[str, str]] = ()) -> pb.ModelInferResponse:
         return self._call("ModelInfer", request, pb.ModelInferResponse, metadata)
+
+    def stream(self, request: pb.ModelInferRequest) -> Generator[pb.ModelInferResponse, None, None]:
+        """The answers to one request, as they come; raises midway what the stream tells. Closing it cancels the call."""
+        answers = self._stub.ModelStreamInfer(iter([request]), timeout=self.timeout_s, metadata=self._metadata)
+        try:
+            for message in answers:
+                if message.error_message:
+                    raise error_in_stream(message, self.target)
+                if message.infer_response.outputs:  # a stream may end with a mark that it ends
+                    yield message.infer_response
+        except grpc.RpcError as failure:
+            raise error_of(cast(grpc.aio.AioRpcError, failure), self.target) from None
+        finally:
+            answers.cancel()
 
     def metadata(self, model: str, version: str = "") -> pb.ModelMetadataResponse:
         return self._call(

@@ -13,11 +13,9 @@ from services.explainer.groups import GROUPS, grouped
 from services.explainer.link import LINKS
 from services.explainer.parameters import METHODS
 from services.explainer.players import Players
+from services.explainer.reasons import REASONS
 from services.explainer.signature import CLASSES, COLUMNS, Signature
 
-REASONS = (
-    "infermesh.reasons"  # property of a model: what to tell people about a feature that moved the answer up or down
-)
 
 __all__ = ["config_message", "index_message", "metadata_message"]
 

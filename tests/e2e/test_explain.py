@@ -91,6 +91,46 @@ def test_reasons_are_about_what_is_drawn(mesh: Mesh) -> None:
     assert "balances to credit limits is too high" in reasons
 
 
+def test_better_and_better_answers(mesh: Mesh) -> None:
+    """The last one is what a call without a stream gets; what is no terminal is told nothing before it."""
+    words = ["credit-score", "--file", REQUEST, "--version", "1", "--method", "permutation", "--max-evals", "4000"]
+
+    streamed, at_once = explain(mesh, *words, "--stream"), explain(mesh, *words)
+
+    assert (streamed.returncode, streamed.stderr) == (0, "")
+    assert streamed.stdout.splitlines()[1:] == at_once.stdout.splitlines()[1:]  # the first line has the time
+
+
+def test_a_terminal_sees_them(mesh: Mesh) -> None:
+    """Each in the place of the one before, and in the end the last alone."""
+    words = ["credit-score", "--file", REQUEST, "--version", "1", "--method", "permutation", "--max-evals", "20000"]
+    command = [sys.executable, "-m", "infermesh.cli.main", "explain", *words, "--stream", "--key", KEY]
+    master, slave = os.openpty()
+    with subprocess.Popen(
+        [*command, "--target", mesh.address("gateway")],
+        cwd=ROOT,
+        env={**ENVIRONMENT, "COLUMNS": "100", "LINES": "40", "TERM": "xterm"},
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+    ) as running:
+        os.close(slave)
+        seen = b"".join(iter(lambda: _read(master), b"")).decode()
+        assert running.wait(60) == 0, seen
+    os.close(master)
+
+    assert seen.count("not converged") >= 1
+    assert "not converged" not in seen[seen.rindex("evaluations a row") :]
+    assert "\x1b[2K" in seen  # lines are taken away again
+
+
+def _read(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, 65536)
+    except OSError:  # Linux has this for a terminal whose other end is closed
+        return b""
+
+
 def test_no_rows(mesh: Mesh, tmp_path: Path) -> None:
     """Are no mistake, on the terminal and as a page."""
     none = json.dumps({"inputs": [{"name": "features", "datatype": "FP32", "shape": [0, 4], "data": []}]})

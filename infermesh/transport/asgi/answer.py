@@ -57,11 +57,11 @@ class Answer:
             await self._send_part(b"")
 
     async def send_message(self, data: bytes, *, compress: bool = True) -> None:
-        """One message of several. Returns when the host would take more; OSError when the caller has gone."""
+        """A message that was `checked`. Returns when the host would take more; OSError when the caller has gone."""
         if self.encoding is None:
-            framed = frame(self.checked(data))
+            framed = frame(data)
         else:
-            framed = await self._packed(self.checked(data), compress)
+            framed = await self._packed(data, compress)
         await self._send_part(framed)
 
     async def send_status(self, code: int, text: str, metadata: Pairs) -> None:

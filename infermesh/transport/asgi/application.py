@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import grpc
 
 from infermesh.transport.asgi.answer import Send, refuse_http
-from infermesh.transport.asgi.call import Limits
 from infermesh.transport.asgi.context import Context
 from infermesh.transport.asgi.identity import Identities
+from infermesh.transport.asgi.limits import Limits
 from infermesh.transport.asgi.method import Method, method_of
 from infermesh.transport.asgi.requests import Receive, Requests, read_only
 from infermesh.transport.asgi.ticker import Ticker
@@ -84,7 +84,10 @@ class Application:
             pass
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        """One call; whatever happens in it, nothing is raised: a host would answer what gRPC's clients take for success."""
+        """One call. Whatever happens in it, nothing is raised: a host would answer what gRPC's clients take for success.
+
+        Not even when the host cancels it: CANCELLED is sent, and nothing comes after it.
+        """
         if scope["type"] != "http":
             await _beside(scope, receive, send)
             return

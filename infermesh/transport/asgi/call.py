@@ -6,34 +6,23 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import grpc
 
 from infermesh.transport.asgi.answer import OK_TRAILERS, START, Answer, Pairs, Send, unheard
 from infermesh.transport.asgi.encodings import check_encoding
-from infermesh.transport.asgi.identity import Identities
+from infermesh.transport.asgi.limits import Limits
 from infermesh.transport.asgi.metadata import Metadata
 from infermesh.transport.asgi.method import Method
 from infermesh.transport.asgi.requests import Receive, Requests
 from infermesh.transport.asgi.wire import PREFIX, WireError, timeout_s
 
-__all__ = ["Call", "Limits"]
+__all__ = ["Call"]
 
 UNEXPECTED = "internal error; the log has it"
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What holds for every call."""
-
-    receive_bytes: int
-    send_bytes: int
-    identities: Identities
-    clock: Callable[[], float]
 
 
 class Call(Answer):
@@ -48,6 +37,7 @@ class Call(Answer):
     requests: Requests | None = None
     is_half_closed = False  # nothing more comes but the news that the caller has gone
     is_reading = False  # the one request of a call that has one
+    _is_cut = False  # from outside the method
     _is_plain = True  # nothing is to be told but the answer
     _final: tuple[grpc.StatusCode, str] | None = None
     _code = grpc.StatusCode.OK
@@ -113,9 +103,10 @@ class Call(Answer):
 
     async def answer_only(self, message: Any) -> None:
         """The method has returned its one answer. Most go the short way: three events, of which two are always the same."""
-        data = self.method.serialise(message)
+        is_ok = self._is_plain or (self._final is None and self._code is grpc.StatusCode.OK)
+        data = self.checked(self.method.serialise(message)) if is_ok else b""
         try:
-            if self._is_plain and len(data) <= self._send_bytes:
+            if self._is_plain:
                 body = {"type": "http.response.body", "body": PREFIX.pack(0, len(data)) + data, "more_body": False}
                 self.is_over = self.is_started = True
                 send = self._send
@@ -123,8 +114,7 @@ class Call(Answer):
                 await send(body)
                 await send(OK_TRAILERS)
                 return
-            self.checked(data)
-            if self._final is None and self._code is grpc.StatusCode.OK:
+            if is_ok:
                 if not self.is_started:
                     await self.send_head([])
                 await self.send_message(data, compress=self._is_compressing_next)
@@ -173,10 +163,11 @@ class Call(Answer):
         raise asyncio.CancelledError
 
     def _end_now(self, code: grpc.StatusCode, text: str) -> None:
-        if self._final is not None or self.is_over:
-            return
-        self._final = code, text
+        if self._is_cut or self.is_over:
+            return  # a second cancellation would end what the method does to clean up
+        self._is_cut = True
         self._is_plain = False
+        self._final = self._final or (code, text)
         if self.is_reading:
             # The host's future is not cancelled (some complain when they come to set it): with the status the request ends.
             ending = asyncio.ensure_future(self._send_final(code, text))

@@ -12,9 +12,9 @@ from infermesh.errors import DeadlineExceeded, Internal, MeshError
 from infermesh.journal import Journal
 from infermesh.parameters import FALLBACK, MODEL, VARIANT
 from infermesh.protocol.open_inference_pb2 import ModelInferRequest, ModelInferResponse
+from infermesh.sample import is_sampled
 from infermesh.service import Filter, Infer
 from services.gateway.audit.entry import MAX_NAME, Entry
-from infermesh.sample import is_sampled
 
 __all__ = ["Admitted", "Attempted", "Audited"]
 

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 from infermesh.call import Call
 from infermesh.parameters import MODEL, VARIANT
 from infermesh.protocol.open_inference_pb2 import ModelInferRequest, ModelInferResponse
-from infermesh.service import Filter, Infer
 from infermesh.sample import is_sampled
+from infermesh.service import Filter, Infer
 from services.gateway.payload.frames import CALL, SHAPES
 
 __all__ = ["PayloadLogged"]

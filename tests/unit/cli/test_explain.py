@@ -66,9 +66,9 @@ def _bytes(texts: list[str]) -> np.ndarray:
     return array
 
 
-def rendered(what: RenderableType) -> str:
-    """As a terminal of 100 columns shows it."""
-    console = Console(width=100, file=StringIO())
+def rendered(what: RenderableType, width: int = 100) -> str:
+    """As a terminal of so many columns shows it."""
+    console = Console(width=width, file=StringIO())
     console.print(what)
     return console.file.getvalue()
 
@@ -234,6 +234,7 @@ def test_names_and_values_are_no_markup():
     assert [tag for tag, _ in shown.tags if tag == "img"] == []
     assert len(shown.scripts) == 3
     assert "<img" not in json.dumps(shown.figures)
+    assert "&quot;" not in json.dumps(shown.figures)  # which plotly would show as it is
     (policy,) = [a["content"] for _, a in shown.tags if a.get("http-equiv") == "Content-Security-Policy"]
     assert policy.startswith("default-src 'none'")
 
@@ -275,3 +276,47 @@ def test_lines_for_a_terminal():
     assert rendered(reason_lines(explanation, 0)).strip() == "1. Debt is too high"
     assert "no feature counted against it" in rendered(reason_lines(explanation, 9))
     assert "3 others together" in rendered(chart(explanation, 1, most=2))
+
+
+@pytest.mark.parametrize(
+    ("width", "has_values", "has_errors"),
+    [(120, True, True), (80, True, True), (60, True, False), (40, False, False), (24, False, False)],
+)
+def test_bars_have_the_room_that_there_is(width, has_values, has_errors):
+    """No line is longer than the terminal, and each has its amount; what has no room is left out whole."""
+    explanation = Explanation.read(response(1, 5, names=["a_rather_long_name", "b", "c", "d", "e"], error=0.01))
+    values = {"a_rather_long_name": "12345678", "c": "value of c"}
+
+    lines = rendered(chart(explanation, 1, values=values, most=3), width).splitlines()
+
+    bars = [line for line in lines if "│" in line]
+    assert len(bars) == 4
+    assert all(len(line.rstrip()) <= width for line in bars)
+    amounts = np.sort(np.abs(explanation.attributions[0, :, 1]))[::-1]
+    for line, amount in zip(bars, amounts[:3], strict=False):
+        assert f"{amount:.4f}" in line
+    assert "…" not in "".join(line.partition("│")[2] for line in bars)
+    assert ("value of c" in "".join(bars)) == has_values
+    assert ("± 0.01" in "".join(bars)) == has_errors
+
+
+def test_a_sum_of_many_is_drawn_on_the_scale_of_the_rest():
+    """Its bar is the longest when it is the largest."""
+    answer = response(1, 8)
+    attributions = np.zeros((1, 8, 2))
+    attributions[0, :, 1] = [0.5, *[0.2] * 7]
+    explanation = Explanation(**{**vars(Explanation.read(answer)), "attributions": attributions})
+
+    first, together = (line for line in rendered(chart(explanation, 1, most=1)).splitlines() if "│" in line)
+
+    assert "7 others together" in together
+    assert first.count("█") / together.count("█") == pytest.approx(0.5 / 1.4, abs=0.06)
+
+
+def test_names_and_reasons_give_a_terminal_no_orders():
+    """They come from whoever made the model."""
+    answer = response(1, names=["\x1b[2Ja", "b", "c", "d"], reason="\x1b]0;title\x07")
+    explanation = Explanation.read(answer)
+
+    assert explanation.features[0] == "?[2Ja"
+    assert "\x1b" not in rendered(reason_lines(explanation, 0))

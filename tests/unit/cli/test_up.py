@@ -144,7 +144,8 @@ def test_up_from_start_to_drain(tmp_path: Path):
 def test_a_demo_that_can_not_be(tmp_path: Path):
     """Without the sample models the demo ends with the reason and exit status 1, and nothing is left running."""
     with Up("demo", "--models", str(tmp_path)) as up:
-        up.read_until("error: the tour asks the sample models, and iris, breast-cancer, fraud-detector, credit-score can't answer")
+        missing = "iris, breast-cancer, fraud-detector, credit-score"
+        up.read_until(f"error: the tour asks the sample models, and {missing} can't answer")
 
         assert up.process.wait(20) == 1
 

@@ -19,6 +19,9 @@ from infermesh.transport.outside import OutsideCaller
 class Echo(InferenceService):
     """Answers with what came beside the message; some models fail."""
 
+    def __init__(self) -> None:
+        self.ended = asyncio.Event()  # of a stream
+
     async def infer(self, request: pb.ModelInferRequest, call: Call) -> pb.ModelInferResponse:
         if request.model_name == "busy":
             raise ResourceExhausted("come back", retry_after_s=1.5)
@@ -29,14 +32,32 @@ class Echo(InferenceService):
             response.parameters[key].string_param = value
         return response
 
+    async def stream(self, request: pb.ModelInferRequest, call: Call) -> AsyncIterator[pb.ModelInferResponse]:
+        try:
+            for number in range(3):
+                if request.model_name == "breaks" and number == 2:
+                    raise ResourceExhausted("come back", retry_after_s=1.5)
+                response = pb.ModelInferResponse(model_name=request.model_name)
+                response.outputs.add(name=f"{number} {call.metadata['x-api-key']}")
+                yield response
+            if request.model_name == "waits":
+                await asyncio.Event().wait()
+        finally:
+            self.ended.set()
+
     async def ready(self, model: str = "", version: str = "") -> bool:
         return True
 
 
 @pytest.fixture
-async def target() -> AsyncIterator[str]:
+def echo() -> Echo:
+    return Echo()
+
+
+@pytest.fixture
+async def target(echo: Echo) -> AsyncIterator[str]:
     server = Server("echo", ServerConfig(host="127.0.0.1", grpc_port=0), inside_mesh=False)
-    server.mount(stack(service=Echo()))
+    server.mount(stack(service=echo))
     await server.start()
     await server.set_ready(True)
     yield f"127.0.0.1:{server.port}"
@@ -95,3 +116,40 @@ async def test_an_rpc_beside_oip_is_asked_by_its_name(target: str):
             await asyncio.to_thread(caller.call, "some.Service/Method", request, pb.ModelInferResponse)
 
     assert (answer.model_name, answer.parameters["x-api-key"].string_param) == ("m", "secret")
+
+
+async def test_a_stream_of_answers(target: str):
+    """They come in their order, with the caller's key, and no mark of an end among them."""
+    with OutsideCaller(target, "secret") as caller:
+        answers = await asyncio.to_thread(lambda: list(caller.stream(pb.ModelInferRequest(model_name="m"))))
+
+    assert [answer.outputs[0].name for answer in answers] == ["0 secret", "1 secret", "2 secret"]
+
+
+async def test_an_error_within_a_stream(target: str):
+    """It is raised as if it were a status, after the answers before it."""
+    with OutsideCaller(target, "secret") as caller:
+        answers = caller.stream(pb.ModelInferRequest(model_name="breaks"))
+        first = [await asyncio.to_thread(next, answers) for _ in range(2)]
+        with pytest.raises(ResourceExhausted, match="come back") as refused:
+            await asyncio.to_thread(next, answers)
+
+    assert [answer.outputs[0].name for answer in first] == ["0 secret", "1 secret"]
+    assert refused.value.retry_after_s == 1.5
+
+
+async def test_who_goes_away_ends_the_stream(target: str, echo: Echo):
+    """No work goes on for somebody who reads no further."""
+    with OutsideCaller(target, "secret") as caller:
+        answers = caller.stream(pb.ModelInferRequest(model_name="waits"))
+        await asyncio.to_thread(next, answers)
+        await asyncio.to_thread(answers.close)
+
+        async with asyncio.timeout(10):
+            await echo.ended.wait()
+
+
+async def test_a_stream_from_nobody():
+    """As a call to nobody."""
+    with OutsideCaller("127.0.0.1:1", timeout_s=5) as caller, pytest.raises(Unavailable):
+        await asyncio.to_thread(next, caller.stream(pb.ModelInferRequest(model_name="m")))

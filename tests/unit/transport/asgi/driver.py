@@ -62,6 +62,7 @@ class Exchange:
         }
         self.sent: list[dict[str, Any]] = []
         self.is_slow = False  # whoever sends a part waits until `drain`
+        self.is_patient = False  # after the end of the body the host answers when the caller goes, and not at once
         self.received = 0
         self.answered = asyncio.Event()  # something was sent
         self._parts: list[tuple[bytes, bool]] = []
@@ -107,7 +108,7 @@ class Exchange:
                 part, more = self._parts.pop(0)
                 self._half_closed = not more
                 event = {"type": "http.request", "body": part, "more_body": more}
-            elif self._half_closed:
+            elif self._half_closed and not self.is_patient:
                 event = {"type": "http.request", "body": b"", "more_body": False}
             else:
                 return

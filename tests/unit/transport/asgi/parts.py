@@ -54,4 +54,7 @@ async def settled() -> None:
 
 async def until(awaited: Awaitable[Any]) -> Any:
     """What must come; a test that waits in vain fails instead of hanging."""
-    return await asyncio.wait_for(awaited, 10)
+    coming = asyncio.ensure_future(awaited)
+    done, _ = await asyncio.wait({coming}, timeout=10)
+    assert done, "it did not come"
+    return coming.result()

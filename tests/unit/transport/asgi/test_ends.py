@@ -7,6 +7,7 @@ import gc
 from collections.abc import AsyncIterator
 from typing import Any
 
+import grpc
 import pytest
 
 from tests.unit.transport.asgi.driver import Exchange, headers
@@ -99,10 +100,14 @@ async def test_a_method_that_ignores_its_end_does_not_change_the_status() -> Non
     assert (exchange.code, exchange.messages) == (DEADLINE_EXCEEDED, [])
 
 
-async def test_a_request_that_never_ends_has_a_deadline_too() -> None:
-    """Its status is sent, and the host's own future is left to it: it complains of one that was cancelled."""
-    clock = Clock()
-    application = with_methods(clock=clock, Unary=Hanging().unary)
+@pytest.mark.parametrize("then", [b"\0\0\0", b"\0", None])
+async def test_a_request_that_never_ends_has_a_deadline_too(
+    then: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its status is sent, once, and the host's own future is left to it: it complains of one that was cancelled. What comes
+    afterwards, be it whole, starts nothing."""
+    clock, hanging = Clock(), Hanging()
+    application = with_methods(clock=clock, Unary=hanging.unary)
     exchange = Exchange(heads=FIVE_S).feed(b"\0\0")
     running = started(application, exchange)
     await settled()
@@ -111,10 +116,62 @@ async def test_a_request_that_never_ends_has_a_deadline_too() -> None:
     application.ticker.expire()
     await settled()
     assert exchange.code == DEADLINE_EXCEEDED
-    exchange.go()
+    if then is None:
+        exchange.go()
+    else:
+        exchange.feed(then, more=False)
     await until(running)
 
-    assert application.in_flight == 0
+    assert (application.in_flight, hanging.contexts, caplog.text) == (0, [], "")
+
+
+async def test_a_deadline_ends_a_method_that_swallowed_an_abort() -> None:
+    """The status stays the first one."""
+    clock = Clock()
+
+    async def swallows(request: bytes, context: Any) -> None:
+        with pytest.raises(grpc.aio.AbortError):
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no")
+        await asyncio.Event().wait()
+
+    application = with_methods(clock=clock, Unary=swallows)
+    exchange = Exchange(heads=FIVE_S).message()
+    running = started(application, exchange)
+    await settled()
+    clock.now += 6
+    application.ticker.expire()
+    await until(running)
+
+    assert exchange.code == 5
+
+
+async def test_a_method_is_ended_once() -> None:
+    """By its deadline; that its caller goes as well does not break off what it does to clean up."""
+    clock, cleaned, go_on = Clock(), asyncio.Event(), asyncio.Event()
+
+    async def cleans(request: bytes, context: Any) -> bytes:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await go_on.wait()
+            cleaned.set()
+        return b""
+
+    application = with_methods(clock=clock, Unary=cleans)
+    exchange = Exchange(heads=FIVE_S).message()
+    running = started(application, exchange)
+    await settled()
+    clock.now += 6
+    application.ticker.expire()
+    await settled()
+    exchange.go()
+    for _ in range(5):
+        application.ticker.tick()
+        await settled()
+    go_on.set()
+    await until(running)
+
+    assert cleaned.is_set()
 
 
 async def test_a_caller_who_goes_ends_the_method() -> None:
@@ -145,6 +202,79 @@ async def test_a_call_that_is_soon_over_is_not_looked_after() -> None:
     exchange = await Exchange().message().run(with_methods(Unary=_echo))
 
     assert exchange.received == 1
+
+
+async def test_a_host_that_waits_is_asked_once() -> None:
+    """It says when the caller goes, and need not be asked again and again; nothing of the asking is left."""
+    hanging, before = Hanging(), asyncio.all_tasks()
+    application = with_methods(Unary=hanging.unary)
+    exchange = Exchange().message()
+    exchange.is_patient = True
+
+    async def receive() -> Any:
+        return await exchange.receive()
+
+    running = asyncio.ensure_future(application(exchange.scope, receive, exchange.send))
+    await settled()
+    for _ in range(30):
+        application.ticker.tick()
+        await settled()
+    assert exchange.received == 2
+    hanging.contexts[0].cancel()
+    await until(running)
+    await settled()
+
+    assert asyncio.all_tasks() == before
+
+
+async def test_a_stream_of_requests_that_has_ended_ends_with_its_caller() -> None:
+    """Then nothing is received any more but by asking."""
+    hanging = Hanging()
+    application = with_methods(Chat=hanging.unary)
+    exchange = Exchange("/t.T/Chat").feed(b"", more=False)
+    running = started(application, exchange)
+    await settled()
+
+    exchange.go()
+    for _ in range(3):
+        application.ticker.tick()
+        await settled()
+    await until(running)
+
+    assert hanging.ended_by == ["CancelledError"]
+
+
+@pytest.mark.parametrize("is_generator", [True, False])
+async def test_who_writes_may_clean_up_when_its_caller_goes(*, is_generator: bool) -> None:
+    """It is ended once, and before the call is over."""
+    cleaned: list[bool] = []
+
+    async def generates(request: bytes, context: Any) -> AsyncIterator[bytes]:
+        try:
+            while True:
+                yield b"x"
+        finally:
+            await asyncio.sleep(0)
+            cleaned.append(True)
+
+    async def writes(request: bytes, context: Any) -> None:
+        try:
+            while True:
+                await context.write(b"x")
+        finally:
+            await asyncio.sleep(0)
+            cleaned.append(True)
+
+    exchange = Exchange("/t.T/Watch").message()
+    exchange.is_slow = True
+    running = started(with_methods(Watch=generates if is_generator else writes), exchange)
+    await until(exchange.answered.wait())
+    await settled()
+
+    exchange.go()
+    await until(running)
+
+    assert cleaned == [True]
 
 
 async def test_a_stream_that_only_watches_ends_with_its_caller() -> None:
@@ -181,12 +311,14 @@ async def test_a_caller_who_goes_while_it_sends_ends_the_method() -> None:
 async def test_a_caller_who_goes_ends_whoever_writes_to_it(*, is_blocked: bool) -> None:
     """While the host holds a part back, or when the next one is written; a task of the method's ends with the method."""
     ended: list[str] = []
+    written: list[bool] = []
 
     async def writes(request: bytes, context: Any) -> None:
         async def write() -> None:
             try:
                 while True:
                     await context.write(b"x")
+                    written.append(True)
                     await asyncio.sleep(0)
             except BaseException as error:
                 ended.append(type(error).__name__)
@@ -210,6 +342,7 @@ async def test_a_caller_who_goes_ends_whoever_writes_to_it(*, is_blocked: bool) 
     await until(running)
 
     assert sorted(ended) == ["CancelledError", "method"]
+    assert len(written) == (0 if is_blocked else len(exchange.sent) - 1)
 
 
 async def test_a_deadline_ends_a_write_that_is_held_back() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
+from infermesh.transport.asgi import Application
 from tests.unit.transport.asgi.driver import Exchange
 from tests.unit.transport.asgi.parts import settled, started, until, with_methods
 
@@ -108,6 +109,22 @@ async def test_an_answer_that_cannot_be_serialised_is_a_status() -> None:
     exchange = await Exchange().message().run(with_methods(Unary=wrong))
 
     assert (exchange.code, exchange.messages) == (UNKNOWN, [])
+
+
+async def test_a_serialiser_that_fails_like_a_connection_is_a_status() -> None:
+    """Only what the host raises means that the caller has gone."""
+
+    def failing(message: bytes) -> bytes:
+        raise OSError("disk")
+
+    async def echo(request: bytes, context: Any) -> bytes:
+        return request
+
+    application = Application()
+    handler = grpc.unary_unary_rpc_method_handler(echo, response_serializer=failing)
+    application.add_registered_method_handlers("t.T", {"Unary": handler})
+
+    assert (await Exchange().message().run(application)).code == UNKNOWN
 
 
 async def test_a_callback_that_raises_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:

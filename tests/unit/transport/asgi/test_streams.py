@@ -160,23 +160,45 @@ async def test_a_stream_that_is_no_frames_is_refused(body: bytes, code: int) -> 
     assert (exchange.code, exchange.messages) == (code, [])
 
 
-async def test_no_task_is_left_of_a_stream() -> None:
+@pytest.mark.parametrize("is_read", [True, False])
+@pytest.mark.parametrize("waiting", [0, 5])
+async def test_no_task_is_left_of_a_stream(waiting: int, *, is_read: bool) -> None:
     """The one that receives ends when its host ends the request, whatever came meanwhile; who still reads is let go."""
     before, readers = asyncio.all_tasks(), []
 
     async def leaves(requests: Any, context: Any) -> bytes:
-        readers.append(asyncio.ensure_future(context.read()))
-        await asyncio.sleep(0)
+        if is_read:
+            readers.append(asyncio.ensure_future(context.read()))
+        await settled()
         return b"x"
 
-    exchange = await Exchange("/t.T/Collect").run(with_methods(Collect=leaves))
+    exchange = Exchange("/t.T/Collect")
+    for _ in range(waiting):
+        exchange.message(more=True)
+    await exchange.run(with_methods(Collect=leaves))
     exchange.message(b"late", more=True)
+    exchange.message(b"later", more=True)
     await settled()
     exchange.go()
     await settled()
 
-    assert await until(readers[0]) is grpc.aio.EOF
+    assert [await until(each) for each in readers] == ([b"" if waiting else grpc.aio.EOF] if is_read else [])
     assert asyncio.all_tasks() == before
+
+
+async def test_nothing_is_written_after_a_status() -> None:
+    """Whoever swallows an abort is told that the call is over."""
+
+    async def swallows(request: bytes, context: Any) -> None:
+        await context.write(b"one")
+        with pytest.raises(grpc.aio.AbortError):
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no")
+        with pytest.raises(asyncio.CancelledError):
+            await context.write(b"two")
+
+    exchange = await Exchange("/t.T/Watch").message().run(with_methods(Watch=swallows))
+
+    assert (exchange.messages, exchange.code) == ([b"one"], 5)
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,19 @@ async def test_an_abort_counts_where_it_is_swallowed() -> None:
     assert (exchange.code, exchange.text, exchange.messages) == (5, "no", [])
 
 
+async def test_an_abort_is_never_a_success() -> None:
+    """With OK as its code it is UNKNOWN, as gRPC has it; a plain number is a code too."""
+
+    async def aborts(request: bytes, context: Any) -> None:
+        await context.abort(grpc.StatusCode.OK if request == b"ok" else int(request), "over")
+
+    codes = [
+        (await Exchange().message(each).run(with_methods(Unary=aborts))).code for each in (b"ok", b"0", b"5", b"99")
+    ]
+
+    assert codes == [2, 2, 5, 2]
+
+
 async def test_a_rich_status_can_end_a_call() -> None:
     """As `grpc_status.rpc_status.to_status` makes it."""
 
@@ -145,18 +158,22 @@ async def test_a_code_that_was_set_is_the_status() -> None:
     """And an answer beside it is not sent: a caller sees the one or the other."""
     seen: list[Any] = []
 
-    async def sets(request: bytes, context: Any) -> bytes:
+    async def sets(request: bytes, context: Any) -> bytes | None:
         seen.append(context.code())
         context.set_code(NOT_FOUND)
         context.set_details("no such thing")
         context.set_trailing_metadata((("x-a", "1"),))
+        if request == b"none":
+            return None
         seen.extend([context.code(), context.details(), context.trailing_metadata()])
         return b"x"
 
+    nothing = await Exchange().message(b"none").run(with_methods(Unary=sets))
     exchange = await Exchange().message().run(with_methods(Unary=sets))
 
     assert (exchange.code, exchange.text, exchange.messages) == (5, "no such thing", [])
-    assert seen == [None, NOT_FOUND, "no such thing", (("x-a", "1"),)]
+    assert (nothing.code, nothing.text) == (5, "no such thing")
+    assert seen == [None, None, NOT_FOUND, "no such thing", (("x-a", "1"),)]
 
 
 async def test_metadata_go_before_and_after_an_answer() -> None:
