@@ -68,7 +68,7 @@ def test_a_hung_shadow_under_an_open_load(backend: int, tmp_path: Path) -> None:
     """All calls are answered, and the copies in flight are told."""
     hung, file = free_port(), tmp_path / "request.bin"
     file.write_bytes(iris_request().SerializeToString())
-    watched = {"CONCURRENCY__MODE": "observe"}
+    watched = {"CONCURRENCY__MODE": "observe", "MIRRORING__SUPPRESS_LAG": "1h"}
     with (
         process(["-m", "benchmarks.hung_backend", str(hung)], hung),
         gateway(tmp_path / "g", backend, mirrored=1, candidate_port=hung, settings=watched) as (contender, port),
