@@ -78,11 +78,16 @@ conformance: $(DEV)/ready ## the conformance cases against TARGET=host:port [HOP
 e2e-compose: $(DEV)/ready ## build the images, bring docker-compose up, and drive the mesh through its public port
 	$(DEV)/bin/python -m pytest tests/e2e/test_compose.py
 
-bench: $(DEV)/ready $(KSERVE)/ready $(MLSERVER)/ready $(ENVOY)/ready ## what a call costs, beside its peers; benchmarks/README.md
+bench: $(DEV)/ready $(KSERVE)/ready $(MLSERVER)/ready $(ENVOY)/ready $(FEAST)/ready $(SHAP)/ready ## what a call costs, beside its peers; benchmarks/README.md
 	$(DEV)/bin/python -m benchmarks.predictor_peers
 	$(DEV)/bin/python -m benchmarks.copies
 	$(DEV)/bin/python -m benchmarks.gateway_cost --mirror 10 --compare
 	$(DEV)/bin/python -m benchmarks.mirror_hung
+	$(DEV)/bin/python -m benchmarks.redis_lookup
+	$(DEV)/bin/python -m benchmarks.transformer_cost
+	$(DEV)/bin/python -m benchmarks.feast_lookup
+	$(DEV)/bin/python -m benchmarks.explainer_cost
+	$(DEV)/bin/python -m benchmarks.tree_shap
 
 clean: ## remove the environments and what tools left
 	rm -rf .venv .venv-* .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build *.egg-info

@@ -1,10 +1,11 @@
-"""A peer: shap's PermutationExplainer and KernelExplainer round a model behind gRPC. Runs in an environment of its own, `.venv-shap`;
-only shap, numpy, grpc, the generated protocol and the standard library are imported.
+"""A peer: shap's PermutationExplainer and KernelExplainer round a model behind gRPC. Runs in an environment of its own,
+`.venv-shap`; only shap, numpy, grpc, the generated protocol and the standard library are imported.
 
 Reads rows and background, texts as codes, from the npz file that is named, and which column of which input is what from the JSON
 beside it. The model is asked as a user would: one ModelInfer for each batch that shap hands over. For each line of its input,
-`permutation SEED`, `kernel SEED` or `kernel-all SEED` (KernelExplainer without its selection of 10 features), explains all rows at
-shap's defaults, writes the attributions to the file beside it and says in JSON how long it took and how many calls and rows.
+`METHOD SEED ROWS`, explains so many rows at shap's defaults, writes the attributions to the file beside it and says in JSON how
+long it took and how many calls and rows. Methods: `permutation`, `kernel`, and `kernel-all`, which is KernelExplainer without its
+selection of 10 features.
 """
 
 import json

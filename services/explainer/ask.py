@@ -74,6 +74,11 @@ class Ask:
         self._call = call
         self._pinned = False
 
+    @property
+    def max_rows(self) -> int:
+        """Rows of the largest ModelInfer."""
+        return self._config.max_rows
+
     async def __call__(self, rows: MaskedRows, count: int, contents: Callable[[slice], list[bytes]]) -> Floats:
         """The output for `count` rows, [count, columns]; `contents` makes the raw contents of some of them, in a thread."""
         size = self._rows_per_message(rows)

@@ -16,7 +16,6 @@ from services.explainer.players import Players
 from services.explainer.reasons import REASONS
 from services.explainer.signature import CLASSES, COLUMNS, Signature
 
-
 __all__ = ["config_message", "index_message", "metadata_message"]
 
 PLATFORM = "infermesh_explainer"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import NamedTuple
 
@@ -29,7 +29,7 @@ class Distinct(NamedTuple):
     row: Index  # [distinct] the row to explain
     coalition: Index  # [distinct]
     background: Index  # [distinct]
-    place: Index  # [rows, coalitions, backgrounds] → 0 … distinct-1
+    place: Index  # [rows, coalitions, backgrounds], or [rows, coalitions] of one background row each → 0 … distinct-1
 
 
 class MaskedRows:
@@ -79,13 +79,24 @@ class MaskedRows:
             rest = unknown @ of[: self.backgrounds].T  # [coalitions, backgrounds]
             return (own[:, :, None] + rest[None]).ravel()
 
-        _, first, place = np.unique(keys(self._keys), return_index=True, return_inverse=True)
-        check = keys(self._more_keys)
-        if not np.array_equal(check, check[first][place]):
-            first = place = np.arange(check.size)
+        first, place = _first(keys(self._keys), lambda: keys(self._more_keys))
         rest, background = np.divmod(first, shape[2])
         row, coalition = np.divmod(rest, shape[1])
         return Distinct(rows.start + row, coalition, background, place.reshape(shape))
+
+    def distinct_apart(self, masks: Masks, backgrounds: Index, rows: range) -> Distinct:
+        """The same of all rows × masks, where each mask goes with the one background row beside it; `place` is of
+        [rows, masks]."""
+        known, unknown = masks.astype(np.uint64), (~masks).astype(np.uint64)
+
+        def keys(of: Keys) -> Keys:
+            own = of[self.backgrounds + rows.start : self.backgrounds + rows.stop] @ known.T  # [rows, masks]
+            rest: Keys = (unknown * of[backgrounds]).sum(axis=1, dtype=np.uint64)
+            return (own + rest).ravel()
+
+        first, place = _first(keys(self._keys), lambda: keys(self._more_keys))
+        row, mask = np.divmod(first, len(masks))
+        return Distinct(rows.start + row, mask, backgrounds[mask], place.reshape(len(rows), len(masks)))
 
     def _keys_of_values(self) -> tuple[Keys, Keys]:
         """[backgrounds + rows, players] twice: equal values of a player have equal keys. Floats are told apart by their bits."""
@@ -98,6 +109,15 @@ class MaskedRows:
                 for each in keys:
                     each[:, player] += draw.integers(0, 2**64, len(values), np.uint64)[number]
         return keys
+
+
+def _first(keys: Keys, more: Callable[[], Keys]) -> tuple[Index, Index]:
+    """The first of all composites of each key, and where each composite is among those."""
+    _, first, place = np.unique(keys, return_index=True, return_inverse=True)
+    check = more()
+    if not np.array_equal(check, check[first][place]):
+        first = place = np.arange(check.size)
+    return first, place
 
 
 def _table(spec: TensorSpec, background: Array, rows: Array) -> Array:

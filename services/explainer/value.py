@@ -40,7 +40,13 @@ class Value:
         self._ask = ask
         self._threads = threads
         self._blocks = asyncio.Semaphore(BLOCKS)
+        self._background: Floats | None = None  # what the model answered to it, all columns
         self.link: Link = "identity"  # may be set when the ends are known
+
+    @property
+    def weights(self) -> Floats:
+        """Of the background rows."""
+        return self._weights
 
     async def ends(self, known: BaseValues, digest: bytes, newest: str = "") -> tuple[Floats, Floats]:
         """The mean over the background [columns] and the answers to the rows [rows, columns], without link, all columns of them.
@@ -64,6 +70,7 @@ class Value:
             background, answers = answers[:backgrounds], answers[backgrounds:]
         mean = self._mean(background, np.arange(backgrounds))
         known.keep((model, ask.version, output, digest), mean, background[probes])
+        self._background = background
         return mean, answers
 
     async def of(self, masks: Masks, rows: range) -> Floats:
@@ -77,15 +84,41 @@ class Value:
                     masks[some_masks], some_rows
                 )
 
-        await together(fill(*block) for block in self._cut(rows, len(masks), columns))
+        await together(fill(*block) for block in self._cut(rows, len(masks), columns, self.rows.backgrounds))
         return values
+
+    async def apart(self, masks: Masks, backgrounds: Index, rows: range) -> Floats:
+        """What the model answers for each of the rows, [rows, masks, columns], where each mask goes with the one background row
+        beside it: no mean is taken, and no link."""
+        columns = self._ask.width if self._ask.columns is None else len(self._ask.columns)
+        values = np.empty((len(rows), len(masks), columns))
+
+        async def fill(some_rows: range, some: slice) -> None:
+            async with self._blocks:
+                size = len(some_rows) * (some.stop - some.start)
+                distinct: Distinct = await self._threads.run(
+                    8 * size, self.rows.distinct_apart, masks[some], backgrounds[some], some_rows
+                )
+                answers = await self._answers(distinct, masks[some])
+                into = values[some_rows.start - rows.start : some_rows.stop - rows.start, some]
+                await self._threads.run(size * columns, np.take, answers, distinct.place, 0, into, "clip")
+
+        await together(fill(*block) for block in self._cut(rows, len(masks), columns, 1))
+        return values
+
+    async def background(self) -> Floats:
+        """What the model answers to the background rows, [backgrounds, columns]."""
+        if self._background is None:
+            return await self._plain(np.arange(self.rows.backgrounds))
+        return self._background if self._ask.columns is None else self._background[:, self._ask.columns]
 
     def cost(self, coalitions: int) -> int:
         """Composite rows that so many coalitions of all rows make."""
         return self.rows.rows * coalitions * self.rows.backgrounds
 
-    def _cut(self, rows: range, coalitions: int, columns: int) -> Iterator[tuple[range, slice]]:
-        most = max(1, min(BLOCK_ROWS, BLOCK_ANSWERS // max(columns, 1)) // self.rows.backgrounds)
+    def _cut(self, rows: range, coalitions: int, columns: int, backgrounds: int) -> Iterator[tuple[range, slice]]:
+        block = max(BLOCK_ROWS, self._ask.max_rows)  # else no ModelInfer would be as large as it may be
+        most = max(1, min(block, BLOCK_ANSWERS // max(columns, 1)) // backgrounds)
         masks_each = min(most, max(coalitions, 1))
         rows_each = max(1, most // masks_each)
         for row in range(rows.start, rows.stop, rows_each):
@@ -95,12 +128,14 @@ class Value:
     async def _block(self, masks: Masks, rows: range) -> Floats:
         size = len(rows) * len(masks) * self.rows.backgrounds
         distinct: Distinct = await self._threads.run(8 * size, self.rows.distinct, masks, rows)
+        answers = await self._answers(distinct, masks)
+        return await self._threads.run(size * answers.shape[1], self._linked, answers, distinct.place)
 
+    async def _answers(self, distinct: Distinct, masks: Masks) -> Floats:
         def contents(chunk: slice) -> list[bytes]:
             return self.rows.masked(distinct.row[chunk], masks[distinct.coalition[chunk]], distinct.background[chunk])
 
-        answers = await self._ask(self.rows, len(distinct.row), contents)
-        return await self._threads.run(size * answers.shape[1], self._linked, answers, distinct.place)
+        return await self._ask(self.rows, len(distinct.row), contents)
 
     async def _plain(self, rows: Index) -> Floats:
         return await self._ask(self.rows, len(rows), lambda chunk: self.rows.plain(rows[chunk]))

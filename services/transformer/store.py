@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from infermesh.deadline import Deadline
@@ -15,10 +15,13 @@ from services.transformer.found import UNANSWERED
 from services.transformer.metrics import FeatureMetrics
 from services.transformer.redis.cached import CachedClient
 from services.transformer.redis.client import Client, make_client
-from services.transformer.redis.errors import Away, Late, Overloaded, Unanswered, Unfit
+from services.transformer.redis.errors import Away, Late, Overloaded, RedisReplyError, Unanswered, Unfit, explained
 from services.transformer.redis.request import Command
 
-__all__ = ["FeatureStore", "StoreUnavailable"]
+__all__ = ["FeatureStore", "Reading", "StoreUnavailable"]
+
+MAX_REFUSED = 16
+NOTHING: Mapping[Hashable, Any] = {}
 
 _log = logging.getLogger(__name__)
 
@@ -26,10 +29,11 @@ _log = logging.getLogger(__name__)
 class StoreUnavailable(Exception):
     """The rows could not be had in time; the text says why. Policies answer now.
 
-    `kept` has for each key the row that was cached, now or when Redis went away, and UNANSWERED where none was; None: no row was.
+    `kept` has for each key the row that was cached, now or when Redis went away, or what others of its servers told, and
+    UNANSWERED where nothing is known; None: nothing is of any.
     """
 
-    def __init__(self, why: str, kept: Sequence[bytes] | None = None) -> None:
+    def __init__(self, why: str, kept: Sequence[bytes | None] | None = None) -> None:
         super().__init__(why)
         self.kept = kept
 
@@ -54,6 +58,7 @@ class FeatureStore:
         self._clock, self._draw = clock, draw
         self._timeout, self._share = config.timeout, config.deadline_share
         self._was_up: bool | None = None
+        self._refused: set[str] = set()
         self._lookups = metrics.lookups
         self._client = client or make_client(config, failed=self._failed)
         self._cached = self._client if isinstance(self._client, CachedClient) else None
@@ -77,7 +82,7 @@ class FeatureStore:
         try:
             values = await self._client.mget(asked, deadline_s=budget, counts=left >= timeout)
         except Unanswered as error:
-            raise self._unavailable(error, budget, started, keys) from None
+            raise self._unavailable(error, budget, started, self._last_known(keys, error.found)) from None
         lookups = self._lookups  # as `ended` does it, without the call
         lookups.results["ok"] += 1
         lookups.seconds.add(self._clock() - started)
@@ -88,20 +93,20 @@ class FeatureStore:
 
     async def ask(self, commands: Sequence[Command], deadline: Deadline) -> list[Any]:
         """The replies to commands that only read and name their key as their second word, such as HMGET; for layouts that are no
-        strings. An error of one command is a RedisReplyError in its place."""
+        strings. That a key is of another type is a RedisReplyError in its place."""
         if not commands:
             return []
-        left = deadline.remaining() * self._share
-        budget = min(self._timeout, left)
-        if budget <= 0:
-            raise self._too_late()
-        started = self._clock()
-        try:
-            replies = await self._client.ask(*commands, deadline_s=budget, counts=left >= self._timeout)
-        except Unanswered as error:
-            raise self._unavailable(error, budget, started) from None
-        self._lookups.ended("ok", self._clock() - started)
+        reading = self.reading(deadline)
+        replies = await reading.ask(commands)
+        reading.ended()
         return replies
+
+    def reading(self, deadline: Deadline) -> Reading:
+        """Begin a lookup that asks several times. Raises StoreUnavailable for who has no time left."""
+        left = deadline.remaining() * self._share
+        if left <= 0:
+            raise self._too_late()
+        return Reading(self, self._client, min(self._timeout, left), is_hurried=left < self._timeout)
 
     async def watch(self) -> None:
         """Ask the store now and then whether it is there, until cancelled."""
@@ -129,10 +134,9 @@ class FeatureStore:
         return StoreUnavailable("no answer within 0 ms", self._last_known(keys))
 
     def _unavailable(
-        self, error: Unanswered, budget: float, started: float, keys: Sequence[bytes] = ()
+        self, error: Unanswered, budget: float, started: float, kept: Sequence[bytes | None] | None = None
     ) -> StoreUnavailable:
         """What the policies are told, counted."""
-        kept = self._last_known(keys)
         if isinstance(error, Away | Overloaded):
             self._lookups.ended("refused", 0.0)
             return StoreUnavailable(str(error), kept)
@@ -140,13 +144,18 @@ class FeatureStore:
         if isinstance(error, Late):
             return StoreUnavailable(f"no answer within {budget * 1000:.3g} ms", kept)
         why = f": {error}" if isinstance(error, Unfit) else ""  # what else it says may hold addresses
+        if why and why not in self._refused and len(self._refused) < MAX_REFUSED:
+            self._refused.add(why)  # told once: where a user has too few rights no breaker opens that would tell it
+            _log.error("Redis refuses a lookup", extra={"reason": str(error)[:256]})
         return StoreUnavailable(f"Redis does not answer as it should{why}", kept)
 
-    def _last_known(self, keys: Sequence[bytes]) -> list[bytes] | None:
-        if self._cached is None:
+    def _last_known(self, keys: Sequence[bytes], told: Mapping[Hashable, Any] = NOTHING) -> list[bytes | None] | None:
+        cached: Mapping[bytes, Any] = {}
+        if self._cached is not None:
+            cached = self._cached.last_known(list(dict.fromkeys(keys)))
+        if not (cached or told):
             return None
-        known = self._cached.last_known(list(dict.fromkeys(keys)))
-        return [known.get(key, UNANSWERED) for key in keys] if known else None
+        return [told[key] if key in told else cached.get(key, UNANSWERED) for key in keys]
 
     def _failed(self, why: str) -> None:
         if not self._client.is_up:
@@ -161,3 +170,56 @@ class FeatureStore:
             _log.info("Redis answers")
         else:
             _log.error("Redis does not answer; policies do", extra={"reason": why[:256]})
+
+
+class Reading:
+    """One lookup that asks several times, within one budget for all of it; it is counted once.
+
+    What is made of the replies takes of the same time: who makes it asks `is_over` now and then.
+    """
+
+    def __init__(self, store: FeatureStore, client: Client, budget_s: float, *, is_hurried: bool) -> None:
+        self._store, self._client = store, client
+        self._budget_s, self._is_hurried = budget_s, is_hurried
+        self._started = store._clock()
+        self._is_first = True
+        self.failure: StoreUnavailable | None = None
+        """Why there are not all replies; the policies answer then."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is no time left; it is a failure then."""
+        if self._left_s() > 0:
+            return False
+        self._failed(Late())
+        return True
+
+    async def ask(self, commands: Sequence[Command]) -> list[Any]:
+        """The replies; UNANSWERED where there is none, and then there is a `failure`. WRONGTYPE is a RedisReplyError.
+
+        That nothing comes in time speaks against Redis where all of the time was for this.
+        """
+        counts, self._is_first = self._is_first and not self._is_hurried, False
+        try:
+            replies = await self._client.ask(*commands, deadline_s=self._left_s(), counts=counts)
+        except Unanswered as error:
+            self._failed(error)
+            replies = [error.found.get(tuple(command), UNANSWERED) for command in commands]
+        for at, reply in enumerate(replies):
+            if type(reply) is RedisReplyError and reply.code != "WRONGTYPE":
+                self._failed(Unfit(explained(reply)))
+                replies[at] = UNANSWERED
+        return replies
+
+    def ended(self) -> None:
+        """Everything that is to be asked has been. Raises StoreUnavailable if there was a failure."""
+        if self.failure is not None:
+            raise self.failure
+        self._store._lookups.ended("ok", self._store._clock() - self._started)
+
+    def _failed(self, error: Unanswered) -> None:
+        if self.failure is None:
+            self.failure = self._store._unavailable(error, self._budget_s, self._started)
+
+    def _left_s(self) -> float:
+        return self._started + self._budget_s - self._store._clock()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 
 import numpy as np
 
 from infermesh.errors import ResourceExhausted
 from services.explainer.coalitions import Masks
 from services.explainer.estimate import Estimate, Floats
+from services.explainer.methods.kernel_apart import fits, kernel_apart
 from services.explainer.methods.kernel_design import Design, Step, all_pairs, fewest_pairs
 from services.explainer.methods.kernel_fit import Sample, fit
 from services.explainer.methods.pace import PAIRS_TO_TRUST, ROUND_VALUES, Pace, Plan, values_before
@@ -43,13 +45,19 @@ async def kernel(
 
     All rows of a request share the pairs, drawn from the seed alone: a row gets the same answer whichever rows are beside it, and
     however the work is cut into rounds. A pair that is drawn again is not asked about again. When all pairs fit, the answer is
-    exact. Raises ResourceExhausted for more values than can be held.
+    exact. Many background rows have pairs of their own: see `kernel_apart`. Raises ResourceExhausted for more values than can be
+    held.
     """
     rows, columns = predictions.shape
     gained = predictions - base
     if players == 1 or not rows:
         nothing = np.zeros((rows, players, columns))
         yield Estimate(nothing + gained[:, None] / players, nothing, 2, converged=True)
+        return
+    if fits(value, rows, players, columns, plan.pairs):
+        async with aclosing(kernel_apart(value, base, predictions, players, plan, threads, clock)) as found:
+            async for estimate in found:
+                yield estimate
         return
     most = HELD_VALUES // max(1, rows * columns)
     if most < fewest_pairs(players):

@@ -12,7 +12,7 @@ import numpy as np
 from services.explainer.coalitions import Masks
 from services.explainer.estimate import Floats
 
-__all__ = ["Design", "Step", "all_pairs", "fewest_pairs"]
+__all__ = ["Design", "Step", "all_pairs", "fewest_pairs", "kernel_shares"]
 
 CHUNK = 256  # pairs that are made together
 FIRST_DRAWS = 16  # before larger sizes are enumerated: fewer tell too little of how sure an answer is
@@ -26,6 +26,14 @@ def all_pairs(players: int) -> int:
 def fewest_pairs(players: int) -> int:
     """Those of one player against all others, which no attribution can be told without, and as many draws."""
     return min(all_pairs(players), 2 * players)
+
+
+def kernel_shares(players: int) -> Floats:
+    """Of the kernel's weight, what the pairs of sizes 1, 2, …, players // 2 have."""
+    half = np.arange(1, players // 2 + 1)
+    weights: Floats = (players - 1) / (half * (players - half)) * np.where(2 * half == players, 1, 2)
+    shares: Floats = weights / weights.sum()
+    return shares
 
 
 class Step(NamedTuple):
@@ -49,12 +57,12 @@ class Design:
 
     def __init__(self, players: int, pairs: int, seed: int) -> None:
         self.players = players
-        half = np.arange(1, players // 2 + 1)
-        weights = (players - 1) / (half * (players - half)) * np.where(2 * half == players, 1, 2)
-        self.shares: Floats = weights / weights.sum()  # of sizes 1, 2, …, players // 2
+        self.shares: Floats = kernel_shares(players)
         self.complete = self._complete(pairs)
         """Sizes 1 … `complete` are enumerated."""
-        self.draws = 0 if self.complete == len(half) else pairs - sum(map(self.count, range(1, self.complete + 1)))
+        self.draws = (
+            0 if self.complete == len(self.shares) else pairs - sum(map(self.count, range(1, self.complete + 1)))
+        )
         """Pairs that are drawn of the other sizes in the end."""
         self._random = np.random.default_rng(seed)
 

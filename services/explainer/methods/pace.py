@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from infermesh.deadline import Deadline
@@ -14,7 +14,7 @@ from services.explainer.coalitions import Masks
 from services.explainer.estimate import Floats
 from services.explainer.value import Value
 
-__all__ = ["FIRST_ROWS", "PAIRS_TO_TRUST", "ROUND_VALUES", "Pace", "Plan", "values_before"]
+__all__ = ["FIRST_ROWS", "PAIRS_TO_TRUST", "ROUND_VALUES", "Pace", "Plan", "before", "values_before"]
 
 FIRST_ROWS = 2**14  # composite rows of the first round, about: few enough to learn soon how long a pair takes
 ROUND_VALUES = 2**22  # values of one round, in elements: 32 MiB
@@ -58,7 +58,12 @@ class Pace:
 
 
 async def values_before(stop: Deadline, value: Value, masks: Masks, rows: int, *, is_first: bool) -> Floats | None:
-    """The values of coalitions for all rows; None when they did not come before `stop`.
+    """The values of coalitions for all rows; None when they did not come before `stop`."""
+    return await before(stop, value.of(masks, range(rows)), is_first=is_first)
+
+
+async def before(stop: Deadline, asking: Awaitable[Floats], *, is_first: bool) -> Floats | None:
+    """What is asked for; None when it did not come before `stop`.
 
     The model may have been told an earlier end than we were: its DeadlineExceeded is an end like ours, unless nothing `is_first`:
     then it is the caller's.
@@ -67,7 +72,7 @@ async def values_before(stop: Deadline, value: Value, masks: Masks, rows: int, *
     timer = asyncio.timeout(None if left == math.inf else left)
     try:
         async with timer:
-            return await value.of(masks, range(rows))
+            return await asking
     except TimeoutError:
         if not timer.expired():
             raise

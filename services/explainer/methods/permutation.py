@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from services.explainer.coalitions import Masks, chain
 from services.explainer.estimate import Estimate, Floats
-from services.explainer.methods.pace import PAIRS_TO_TRUST, ROUND_VALUES, Pace, Plan, values_before
+from services.explainer.methods.apart import Apart
+from services.explainer.methods.pace import PAIRS_TO_TRUST, ROUND_VALUES, Pace, Plan, before, values_before
 from services.explainer.threads import Threads
 from services.explainer.value import Value
 
@@ -53,7 +54,7 @@ async def permutation(
 
     All rows of a request share the permutations, drawn from the seed alone: a row gets the same answer whichever rows are
     beside it, and however the work is cut into rounds. Up to two players join in no other orders than those of one pair,
-    which then is exact and all that is done.
+    which then is exact and all that is done. Background rows have permutations of their own where that can be: see `Apart`.
     """
     draw = np.random.default_rng(plan.seed)
     shape = (*predictions.shape[:1], players, *predictions.shape[1:])
@@ -63,6 +64,10 @@ async def permutation(
     most = min(ROUND_PAIRS, max(1, ROUND_VALUES // held))
     certain = players <= 2 or not len(predictions)
     pairs = min(plan.pairs, 1) if certain else plan.pairs
+    apart: Apart | None = None
+    if not certain and Apart.fits(value, players, predictions.shape[1]):
+        apart = Apart(value, base, predictions, players, threads)
+        most = min(most, apart.most())
     pace = Pace(max(1, value.cost(inner)), most, plan.stop, clock)
 
     seen: set[bytes] = set()  # pairs, until there are two: the same one again tells nothing of the error
@@ -71,32 +76,46 @@ async def permutation(
         ranks = [draw.permutation(players) for _ in range(size)]
         return ranks, np.concatenate([part for each in ranks for part in (chain(each), chain(players - 1 - each))])
 
-    def add(ranks: NDArray[np.intp], values: Floats) -> None:
-        """Take one pair in, by Welford's running mean and sum of squared deviations."""
-        nonlocal done
+    def sample_of(ranks: NDArray[np.intp], values: Floats) -> Floats:
         sample = _added(ranks, values[:, : players - 1], base, predictions)
         sample += _added(players - 1 - ranks, values[:, players - 1 :], base, predictions)
         sample /= 2
+        return sample
+
+    def add(ranks: NDArray[np.intp], sample: Floats) -> None:
+        """Take one pair in, by Welford's running mean and sum of squared deviations."""
+        nonlocal done
         done += 1
         if len(seen) < 2:
-            seen.add(min(ranks.tobytes(), (players - 1 - ranks).tobytes()))
+            seen.add(_named(ranks))
         step = sample - mean
         mean[...] += step / done
         squares[...] += step * (sample - mean)
 
     def add_all(ranks: list[NDArray[np.intp]], values: Floats) -> None:
         for number, each in enumerate(ranks):
-            add(each, values[:, number * inner : (number + 1) * inner])
+            add(each, sample_of(each, values[:, number * inner : (number + 1) * inner]))
+
+    def add_samples(ranks: NDArray[np.intp], samples: Floats) -> None:
+        for each, sample in zip(ranks, samples, strict=True):
+            add(each, sample)
 
     while done < pairs and not plan.stop.expired:
         await asyncio.sleep(0)  # small rounds are done without a thread, and a model may answer at once
         pace.begin()
         size = min(pace.size, pairs - done)
-        ranks, masks = await threads.run(size * (PAIR_ELEMENTS // 2 + inner * players), drawn, size)
-        values = await values_before(plan.stop, value, masks, len(predictions), is_first=not done)
-        if values is None:
-            return
-        await threads.run(size * (PAIR_ELEMENTS + 4 * values[:, :inner].size), add_all, ranks, values)
+        if apart is not None:
+            orders = await threads.run(size * len(value.weights) * players, apart.draw, draw, size)
+            samples = await before(plan.stop, apart.samples(orders), is_first=not done)
+            if samples is None:
+                return
+            await threads.run(size * PAIR_ELEMENTS + 4 * samples.size, add_samples, orders, samples)
+        else:
+            ranks, masks = await threads.run(size * (PAIR_ELEMENTS // 2 + inner * players), drawn, size)
+            values = await values_before(plan.stop, value, masks, len(predictions), is_first=not done)
+            if values is None:
+                return
+            await threads.run(size * (PAIR_ELEMENTS + 4 * values[:, :inner].size), add_all, ranks, values)
         is_known = len(seen) > 1  # a single sample can't tell
         error = np.sqrt(squares / (done - 1) / done) if is_known else np.full(shape, 0.0 if certain else math.inf)
         if plan.tolerance is None:
@@ -106,6 +125,12 @@ async def permutation(
         yield Estimate(mean.copy(), error, evaluations_of(done, players), converged)
         if converged or not pace.goes_on(size):
             return
+
+
+def _named(ranks: NDArray[np.intp]) -> bytes:
+    """The same of a pair whichever of its two permutations comes first."""
+    players = ranks.shape[-1]
+    return b"".join(min(one.tobytes(), (players - 1 - one).tobytes()) for one in ranks.reshape(-1, players))
 
 
 def _added(ranks: NDArray[np.intp], values: Floats, base: Floats, predictions: Floats) -> Floats:

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from infermesh.errors import quoted
 from infermesh.tensors import DATATYPES, Array
+from services.transformer.found import UNANSWERED
 from services.transformer.row import NEVER, RowFormat, UnreadableRow
 from services.transformer.schema import TEXT, Column, Value
 
 __all__ = ["Codec", "Fields", "Plain"]
 
-VALUES_AT_ONCE = 5_000  # 1 to 2 ms: for longer the event loop should not be kept from the other requests
-VALUES_ONE_BY_ONE = 1_000  # the same, of rows with texts or vectors
+VALUES_AT_ONCE = 2_500  # 1 ms: for longer the event loop should not be kept from the other requests
+VALUES_ONE_BY_ONE = 500  # the same, of rows with texts or vectors
 
 
 Plain = Callable[[Sequence[bytes]], bytes | None]
@@ -81,12 +82,15 @@ class Fields:
         self._blank = self._blank_row()
 
     def decode(self, replies: Sequence[Any]) -> list[bytes | None]:
-        """A packed row for each reply; None where there is no field, and an UnreadableRow where one does not fit."""
+        """A packed row for each reply; None where there is no field, and an UnreadableRow where one does not fit.
+
+        UNANSWERED, in the place of a reply, stays what it is.
+        """
         rows: list[bytes | None] = [None] * len(replies)
         there = []
         for at, reply in enumerate(replies):
             if not isinstance(reply, list):
-                rows[at] = _unreadable(reply)
+                rows[at] = UNANSWERED if reply is UNANSWERED else _unreadable(reply)
             elif self._plain and (row := self._plain_row(reply)) is not None:
                 rows[at] = row
             elif reply.count(None) != self._count:

@@ -31,6 +31,11 @@ class Layout(Protocol):
         ...
 
     @property
+    def fields(self) -> int:
+        """How many fields a command has that fetches one row; 1 where it is not asked for by fields."""
+        ...
+
+    @property
     def rows_at_once(self) -> int:
         """How many replies should be decoded before the event loop does something else."""
         ...
@@ -38,7 +43,8 @@ class Layout(Protocol):
     def decode(self, replies: Sequence[Any]) -> list[bytes | None]:
         """From the replies, in order, a packed row for each entity: None where there is none.
 
-        What can't be read is an UnreadableRow, foreign for its own reason. A reply that is an error of the store is raised.
+        What can't be read is an UnreadableRow, foreign for its own reason. A reply that is an error of the store is raised;
+        UNANSWERED in its place is that row.
         """
         ...
 
@@ -49,6 +55,7 @@ class Packed:
     def __init__(self, prefix: bytes) -> None:
         self._prefix = prefix
         self.rows_at_once = 2**31  # nothing is to be done
+        self.fields = 1
 
     def keys(self, entities: Sequence[bytes]) -> list[bytes]:
         return [self._prefix + entity for entity in entities]
@@ -72,8 +79,9 @@ class Hashes:
     def __init__(self, keys: Keys, names: Sequence[bytes], fields: Fields) -> None:
         self._keys = keys
         self._names = tuple(names)
-        self._fields = fields
+        self._read = fields
         self.rows_at_once = fields.rows_at_once
+        self.fields = max(1, len(self._names))
 
     def keys(self, entities: Sequence[bytes]) -> list[bytes]:
         return [self._keys.key(entity) for entity in entities]
@@ -82,7 +90,7 @@ class Hashes:
         return [(b"HMGET", key, *self._names) for key in self.keys(entities)]
 
     def decode(self, replies: Sequence[Any]) -> list[bytes | None]:
-        return self._fields.decode(replies)
+        return self._read.decode(replies)
 
 
 class Keys(Protocol):

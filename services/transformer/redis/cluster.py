@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from services.transformer.breaker import Breaker
@@ -68,11 +68,14 @@ class ClusterClient:
         return not self._finding.is_open and not any(node.is_away for node in self._nodes.values())
 
     async def mget(self, keys: Sequence[bytes], *, deadline_s: float, counts: bool = True) -> list[bytes | None]:
-        replies = await self.ask(*((b"GET", key) for key in keys), deadline_s=deadline_s, counts=counts)
+        try:
+            replies = await self.ask(*((b"GET", key) for key in keys), deadline_s=deadline_s, counts=counts)
+        except Unanswered as error:
+            raise error.beside(_values({words[1]: reply for words, reply in error.found.items()})) from None  # type: ignore[index]
         for at, reply in enumerate(replies):
             if type(reply) is RedisReplyError:
                 if reply.code != "WRONGTYPE":
-                    raise Unfit(explained(reply))
+                    raise Unfit(explained(reply)).beside(_values(dict(zip(keys, replies, strict=True))))
                 replies[at] = None  # as MGET says it
         return replies
 
@@ -86,10 +89,13 @@ class ClusterClient:
         found: dict[Hashable, Any] = {}
         left = list(dict.fromkeys(asked))
         for _ in range(HOPS):
-            left = await self._round(left, found, due, counts=counts)
+            try:
+                left = await self._round(left, found, due, counts=counts)
+            except Unanswered as error:
+                raise error.beside(found) from None
             if not left:
                 return [found[each] for each in asked]
-        raise Lost("slots of the cluster move too fast")
+        raise Lost("slots of the cluster move too fast").beside(found)
 
     async def probe(self) -> bool:
         """Whether all nodes that have slots answer; a node whose breaker is open is asked too."""
@@ -117,50 +123,78 @@ class ClusterClient:
     async def _round(
         self, asked: list[tuple[bytes, ...]], found: dict[Hashable, Any], due: float, *, counts: bool
     ) -> list[tuple[bytes, ...]]:
-        """Ask each of its node; what is to be asked once more, since the map has changed."""
+        """Ask each of its node; what is to be asked once more, since the map has changed.
+
+        A node that fails keeps nobody from taking what the others reply: only then its error is raised.
+        """
         groups: dict[Place, list[tuple[bytes, ...]]] = {}
+        failures: list[Unanswered] = []
         for each in asked:
-            groups.setdefault(self._place(slot_of(each[1])), []).append(each)
-        waits: list[tuple[Node, Wait]] = []
+            try:
+                groups.setdefault(self._place(slot_of(each[1])), []).append(each)
+            except Unanswered as error:
+                failures.append(error)
+        waits: list[tuple[Place, Node, Wait]] = []
         again: list[tuple[bytes, ...]] = []
-        wanted = set(asked)
         try:
             for place, items in groups.items():
-                node = self._node(place)
-                budget_s = due - self._clock()
-                waits += [(node, wait) for wait in self._flights.start(node, items, commands, budget_s)]
-            for node, wait in waits:
                 try:
-                    request = await node.finish(wait, counts=counts)
-                except Lost:
-                    self._refresh()
-                    await self._mapped(due - self._clock())
-                    again += [each for each in wait.request.items if each in wanted]
-                    continue
-                for item, reply in zip(request.items, request.replies, strict=True):
-                    if item not in wanted:
-                        continue  # another caller's, in the same request
-                    if type(reply) is not RedisReplyError:
-                        found[item] = reply
-                    elif reply.code == "MOVED":
-                        self._moved(reply)
-                        again.append(item)
-                    elif reply.code == "ASK":
-                        found[item] = await self._elsewhere(reply, item, due, counts=counts)
-                    else:
-                        found[item] = reply
-        except Unanswered as error:
-            if not isinstance(error, Late) or counts:
-                self._refresh()
-            raise
+                    node = self._node(place)
+                    begun = self._flights.start(node, items, commands, due - self._clock())
+                    waits += [(place, node, wait) for wait in begun]
+                except Unanswered as error:
+                    failures.append(error)
+            wanted = set(asked)
+            for place, node, wait in waits:
+                try:
+                    again += await self._taken(place, node, wait, wanted, found, due, counts=counts)
+                except Unanswered as error:
+                    failures.append(error)
         finally:
-            for _, wait in waits:
+            for *_, wait in waits:
                 wait.leave()
+        if failures:
+            if counts or not all(isinstance(error, Late) for error in failures):
+                self._refresh()
+            raise failures[0]
         return again
 
-    async def _elsewhere(self, reply: RedisReplyError, item: Command, due: float, *, counts: bool) -> Any:
+    async def _taken(
+        self,
+        place: Place,
+        node: Node,
+        wait: Wait,
+        wanted: set[tuple[bytes, ...]],
+        found: dict[Hashable, Any],
+        due: float,
+        *,
+        counts: bool,
+    ) -> list[tuple[bytes, ...]]:
+        """Take what a node replies; what is to be asked once more."""
+        try:
+            request = await node.finish(wait, counts=counts)
+        except Lost:
+            self._refresh()
+            await self._mapped(due - self._clock())
+            return [each for each in wait.request.items if each in wanted]
+        again = []
+        for item, reply in zip(request.items, request.replies, strict=True):
+            if item not in wanted:
+                continue  # another caller's, in the same request
+            if type(reply) is not RedisReplyError:
+                found[item] = reply
+            elif reply.code == "MOVED":
+                self._moved(reply, place)
+                again.append(item)
+            elif reply.code == "ASK":
+                found[item] = await self._elsewhere(_place_in(reply, place), item, due, counts=counts)
+            else:
+                found[item] = reply
+        return again
+
+    async def _elsewhere(self, place: Place, item: Command, due: float, *, counts: bool) -> Any:
         """The reply of the node to which the slot is on its way: this key is there already."""
-        node = self._node(_place_in(reply))
+        node = self._node(place)
         request = commands([_ASKING, item])
         node.send(request)
         wait = node.attach(request, due - self._clock())
@@ -202,8 +236,8 @@ class ClusterClient:
             )
         return node
 
-    def _moved(self, reply: RedisReplyError) -> None:
-        slot, place = int(str(reply).split()[1]), _place_in(reply)
+    def _moved(self, reply: RedisReplyError, asked: Place) -> None:
+        slot, place = int(str(reply).split()[1]), _place_in(reply, asked)
         owners = self._owners[slot]
         if owners is None or owners.primary != place:
             self._owners[slot] = Owners(place)
@@ -276,6 +310,18 @@ class ClusterClient:
             task.add_done_callback(self._closing.discard)
 
 
-def _place_in(reply: RedisReplyError) -> Place:
+def _place_in(reply: RedisReplyError, asked: Place) -> Place:
+    """Where a redirection leads; a node that does not know a host leaves it out, and it is then the host that was asked."""
     host, _, port = str(reply).split()[2].rpartition(":")
-    return host, int(port)
+    return asked[0] if host in ("", "?") else host, int(port)
+
+
+def _values(replies: Mapping[bytes, Any]) -> dict[Hashable, Any]:
+    """What keys hold as MGET says it, without those that a node could not tell."""
+    told: dict[Hashable, Any] = {}
+    for key, reply in replies.items():
+        if type(reply) is not RedisReplyError:
+            told[key] = reply
+        elif reply.code == "WRONGTYPE":
+            told[key] = None
+    return told

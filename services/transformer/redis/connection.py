@@ -41,19 +41,19 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._since = 0.0  # when something came last, or was asked after a time without questions
         self.load = 0
-        """Keys or commands that are under way."""
+        """Of what is under way."""
 
     @property
     def is_open(self) -> bool:
         return self._transport is not None
 
     def is_behind_much(self, request: Request) -> bool:
-        """Whether a request waits for one of many keys that was sent before it."""
-        much = False
+        """Whether a request waits for much that was sent before it, by one caller or by many."""
+        before = 0
         for each in self._waiting:
             if each is request:
-                return much
-            much = much or each.weight > KEYS_PER_COMMAND
+                return before > KEYS_PER_COMMAND
+            before += each.weight
         return False
 
     def silent_s(self) -> float:

@@ -10,7 +10,10 @@ Unanswered
 
 from __future__ import annotations
 
-__all__ = ["Away", "Late", "Lost", "Overloaded", "RedisReplyError", "Unanswered", "Unfit", "explained"]
+from collections.abc import Hashable, Mapping
+from typing import Any, Self
+
+__all__ = ["OF_KEYS", "Away", "Late", "Lost", "Overloaded", "RedisReplyError", "Unanswered", "Unfit", "explained"]
 
 # By the first word of an error reply: what a server says whose state, not whose key, is the matter.
 UNFIT = {
@@ -27,6 +30,9 @@ UNFIT = {
     "NOREPLICAS": "it has too few replicas",
 }
 
+OF_KEYS = {"NOPERM"}
+"""Those that are said of keys after all: other lookups on the same connection are served."""
+
 
 class RedisReplyError(Exception):
     """An error that a server replied. It may quote what was sent: it belongs in a log, and not in an answer."""
@@ -38,7 +44,17 @@ class RedisReplyError(Exception):
 
 
 class Unanswered(Exception):
-    """There are no replies; the text says why."""
+    """There are not all replies; the text says why."""
+
+    found: Mapping[Hashable, Any] = {}  # one for all: it is never changed
+    """Those that there are, by what was asked for: keys, or whole commands."""
+
+    def beside(self, found: Mapping[Hashable, Any]) -> Self:
+        """The same with the replies that others gave: one error may be told to several callers, each of whom has others."""
+        same = type(self).__new__(type(self), *self.args)
+        same.__dict__.update(self.__dict__)
+        same.found = found
+        return same
 
 
 class Late(Unanswered):

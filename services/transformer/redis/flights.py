@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
-from services.transformer.redis.node import Node, Wait
+from services.transformer.redis.node import SHARED, Node, Wait
 from services.transformer.redis.request import Request
 
 __all__ = ["Flights"]
@@ -18,7 +18,8 @@ class Flights:
     """The reads that are under way, by what is asked for: keys, or whole commands.
 
     Who asks for the same meanwhile waits for the same reply, which is thus as old as the round trip at most; of a read that is
-    `joinable_s` old it is not, since that one may hang. Who leaves takes nobody along.
+    `joinable_s` old it is not, since that one may hang, nor of a large one, whose reply is long in coming. Who leaves takes
+    nobody along.
     """
 
     def __init__(
@@ -72,6 +73,8 @@ class Flights:
         request = pack(items)
         request.then = self._then
         node.send(request)
+        if request.weight >= SHARED:
+            return request
         if len(items) == 1:
             self._flying[items[0]] = (request, self._clock())
         else:
@@ -80,7 +83,7 @@ class Flights:
 
     def _landed(self, request: Request) -> None:
         flying = self._flying
-        for item in request.items:
+        for item in request.items if request.weight < SHARED else ():
             if (flight := flying.get(item)) is not None and flight[0] is request:
                 del flying[item]
         if self._tell is not None and request.error is None:

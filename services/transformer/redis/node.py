@@ -10,6 +10,7 @@ from typing import Any
 from services.transformer.breaker import Breaker
 from services.transformer.redis.deadlines import Deadlines
 from services.transformer.redis.errors import (
+    OF_KEYS,
     UNFIT,
     Away,
     Late,
@@ -24,7 +25,7 @@ from services.transformer.redis.lane import Lane, Open
 from services.transformer.redis.request import KEYS_PER_COMMAND, Request, commands
 from services.transformer.redis.settings import RedisConfig
 
-__all__ = ["Node", "Wait"]
+__all__ = ["SHARED", "Node", "Wait"]
 
 SHARED = (
     64  # keys under way on a connection before the next one is taken: one write for many costs less than many writes
@@ -189,7 +190,7 @@ class Node:
         for reply in request.replies:
             if type(reply) is RedisReplyError and (request.is_mget or reply.code in UNFIT):
                 why = explained(reply)
-                if reply.code in UNFIT:
+                if reply.code in UNFIT and reply.code not in OF_KEYS:
                     self._failed(why)
                 raise Unfit(why)
         self.breaker.succeeded()
@@ -219,7 +220,7 @@ class Node:
                 lane.make()
 
     def _is_busy(self, request: Request) -> bool:
-        """Whether somebody's large request is before this one: then it waits for that, and the server is well."""
+        """Whether much is before this request: then it waits for that, and the server is well."""
         return any(lane.connection is not None and lane.connection.is_behind_much(request) for lane in self.lanes)
 
     def _failed(self, why: str) -> None:

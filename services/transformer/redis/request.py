@@ -14,6 +14,7 @@ from services.transformer.redis.errors import Unanswered
 __all__ = ["Command", "Request", "commands", "mget"]
 
 KEYS_PER_COMMAND = 1000  # a server does one command at a time: a longer one holds up the lookups of everybody else
+FIELDS_PER_KEY = 8  # so many fields of a hash take the memory of a packed row, and in Redis no less time
 
 Command = Sequence[bytes]
 
@@ -41,12 +42,15 @@ class Request:
         "weight",
     )
 
-    def __init__(self, items: Sequence[Any], packed: bytes, count: int, *, is_mget: bool = False) -> None:
+    def __init__(
+        self, items: Sequence[Any], packed: bytes, count: int, *, is_mget: bool = False, weight: int = 0
+    ) -> None:
         self.items = items
         """What is asked for: keys, or whole commands."""
         self.packed = packed
         self.count = count
-        self.weight = len(items)
+        self.weight = weight or len(items)
+        """How many keys are as much work."""
         self.is_mget = is_mget
         self.replies: list[Any] = []
         self.waiters: list[asyncio.Future[None]] = []
@@ -105,7 +109,13 @@ def mget(keys: Sequence[bytes]) -> Request:
 
 def commands(given: Sequence[Command]) -> Request:
     """Commands as they are; each must be hashable."""
-    return Request(given, b"".join([_packed_command(tuple(each)) for each in given]), len(given))
+    packed = b"".join([_packed_command(tuple(each)) for each in given])
+    return Request(given, packed, len(given), weight=sum([_weight(each) for each in given]))
+
+
+def _weight(words: Command) -> int:
+    """What stands behind a command's name and key are fields of a row, as a rule."""
+    return (len(words) + FIELDS_PER_KEY - 3) // FIELDS_PER_KEY or 1
 
 
 def _packed_command(words: tuple[bytes, ...]) -> bytes:

@@ -63,9 +63,9 @@ class RedisConfig(Model):
     probe_every: Duration = "500ms"  # type: ignore[assignment]
     """How often Redis is asked whether it is there."""
     max_entities: int = Field(10_000, ge=1)
-    """Entities of one request at most; more are refused with RESOURCE_EXHAUSTED, since they would not come within `timeout`."""
+    """Entities of one request at most; more are refused with RESOURCE_EXHAUSTED."""
     max_in_flight: int = Field(100_000, ge=1)
-    """Keys that are asked of one server at a time; past it the policies of the views answer at once."""
+    """Keys, or 8 fields of hashes each, that are asked of one server at a time; past it the policies of the views answer at once."""
     cache: CacheConfig = CacheConfig()
 
     @field_validator("url")

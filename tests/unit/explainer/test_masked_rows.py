@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from random import Random
 
 import numpy as np
 import pytest
@@ -101,6 +102,28 @@ def test_equal_composites_are_one_and_different_ones_are_not(background: list[tu
         assert content(row, coalition, behind) == contents[place]
 
 
+@settings(deadline=None)
+@given(rows_of_few_values, rows_of_few_values, st.randoms(use_true_random=False))
+def test_masks_with_a_background_row_of_their_own_are_the_same_composites(
+    background: list[tuple], rows: list[tuple], random: Random
+) -> None:
+    """Each place leads to the bytes of its row, mask and background row; what is equal is there once."""
+    table = table_of(background, rows)
+    masks = all_subsets(4)[[random.randrange(16) for _ in range(20)]]
+    behind = np.array([random.randrange(len(background)) for _ in masks])
+
+    distinct = table.distinct_apart(masks, behind, range(len(rows)))
+
+    def content(row: int, mask: int, background: int) -> tuple[bytes, ...]:
+        return tuple(table.masked(np.array([row]), masks[mask : mask + 1], np.array([background])))
+
+    contents = [content(*who) for who in zip(distinct.row, distinct.coalition, distinct.background, strict=True)]
+    assert len(set(contents)) == len(contents)
+    assert distinct.place.shape == (len(rows), len(masks))
+    for (row, mask), place in np.ndenumerate(distinct.place):
+        assert content(row, mask, behind[mask]) == contents[place]
+
+
 def test_composites_whose_keys_collide_are_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """When two different composites get one key by chance, all are asked about: more work, never a wrong answer."""
     table = table_of([(1.0, b"a", 1, 1)], [(2.0, b"b", 2, 2)])
@@ -111,6 +134,7 @@ def test_composites_whose_keys_collide_are_kept_apart(monkeypatch: pytest.Monkey
 
     assert len(distinct.row) == 16
     assert distinct.place.ravel().tolist() == list(range(16))
+    assert len(table.distinct_apart(masks, np.zeros(16, np.intp), range(1)).row) == 16
     assert module.HASH_SEED  # the keys are drawn from a constant: what is asked does not change from run to run
 
 

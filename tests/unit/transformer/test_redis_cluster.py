@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from redis.crc import key_slot
 
-from services.transformer.redis.cluster import ClusterClient
-from services.transformer.redis.errors import Unanswered
+from services.transformer.redis.cluster import ClusterClient, _place_in
+from services.transformer.redis.errors import RedisReplyError, Unanswered
 from services.transformer.redis.slots import slot_of
 from tests.unit.transformer.redis_chaos import Cluster, cluster, config_of, hung, until
 
@@ -90,6 +90,34 @@ async def test_a_slot_that_has_moved_is_followed(three: Cluster, client: Cluster
     three.admins[to].delete(key)
     three.move(slot, to, was)
     three.put({key: value for key, value in KEYS.items() if slot_of(key) == slot}, slot_of)
+
+
+async def test_nodes_that_do_not_tell_their_host_are_found(own: Cluster) -> None:
+    """A redirection without a host leads to the host that answered, at the port that it names."""
+    for admin in own.admins:
+        admin.execute_command("CONFIG", "SET", "cluster-preferred-endpoint-type", "unknown-endpoint")
+    key = b"infermesh:card:7"
+    slot = slot_of(key)
+    was, to = own.owner(slot), (own.owner(slot) + 1) % 3
+    client = ClusterClient(config_of(own.url))
+    assert await client.mget([key], deadline_s=5) == [b"row 7"]
+    own.admins[was].delete(*[k for k in KEYS if slot_of(k) == slot])
+    own.move(slot, was, to)
+    own.admins[to].set(key, b"moved")
+
+    assert await client.mget([key], deadline_s=5) == [b"moved"]
+
+    assert {host for host, _ in client._nodes} == {"127.0.0.1"}
+    await client.close()
+
+
+@pytest.mark.parametrize("host", ["", "?"])
+def test_a_host_that_is_left_out_is_the_one_that_was_asked(host: str) -> None:
+    """As in the map of slots: it is no name of this machine."""
+    moved, ask = RedisReplyError(f"MOVED 3999 {host}:6381"), RedisReplyError("ASK 3999 10.0.0.2:6381")
+
+    assert _place_in(moved, ("10.0.0.1", 6379)) == ("10.0.0.1", 6381)
+    assert _place_in(ask, ("10.0.0.1", 6379)) == ("10.0.0.2", 6381)
 
 
 async def test_a_slot_that_is_moving_is_read_on_both_sides(three: Cluster, client: ClusterClient) -> None:

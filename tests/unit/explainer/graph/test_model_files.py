@@ -192,6 +192,8 @@ async def test_a_store_that_hangs_is_a_reason(tmp_path: Path, hanging: threading
 
     assert found.reason == f"{tmp_path}: no answer within 0.05 s"
     files.close()
+    hanging.set()
+    await asyncio.to_thread(files._pool.shutdown)  # its thread goes on to read, which the next test may count
 
 
 async def test_a_file_that_hangs_does_not_keep_another_waiting(tmp_path: Path, hanging: threading.Event) -> None:

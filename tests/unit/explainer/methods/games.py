@@ -15,13 +15,16 @@ from services.explainer.methods.pace import Plan
 from services.explainer.methods.permutation import pairs_within, permutation
 from services.explainer.threads import Threads
 
-__all__ = ["METHODS", "Game", "estimates_of", "rough_game", "smooth_game"]
+__all__ = ["METHODS", "Game", "UnlikeGames", "estimates_of", "rough_game", "smooth_game"]
 
 METHODS = ("permutation", "kernel")
 
 
 class Game:
     """Stands in for `Value`: values of coalitions out of tables, [rows, 2^players, columns]."""
+
+    weights = np.ones(1)
+    link = "identity"
 
     def __init__(self, table: np.ndarray) -> None:
         self.table = table
@@ -40,6 +43,35 @@ class Game:
     @property
     def exact(self) -> np.ndarray:
         return shapley_weights(self.players) @ self.table
+
+
+class UnlikeGames(Game):
+    """Another game for each background row, [rows, 2^players, backgrounds, columns]; their mean is what is explained."""
+
+    def __init__(self, tables: np.ndarray, weights: np.ndarray | None = None) -> None:
+        backgrounds = tables.shape[2]
+        self.tables = tables
+        self.weights = np.full(backgrounds, 1 / backgrounds) if weights is None else weights
+        super().__init__(np.einsum("rcbk,b->rck", tables, self.weights))
+
+    async def apart(self, masks: np.ndarray, backgrounds: np.ndarray, rows: range) -> np.ndarray:
+        self.rounds.append(len(masks))
+        self.asked.append(masks)
+        return self.tables[rows.start : rows.stop, masks @ (1 << np.arange(self.players)), backgrounds]
+
+    def cost(self, coalitions: int) -> int:
+        return super().cost(coalitions) * len(self.weights)
+
+    async def background(self) -> np.ndarray:
+        return self.tables[0, 0]
+
+    @classmethod
+    def drawn(cls, seed: int, rows: int = 1, players: int = 7, backgrounds: int = 10) -> UnlikeGames:
+        """Nobody's value is that of the background row, for all rows, and everybody's that of the row, for all games."""
+        tables = np.random.default_rng(seed).normal(size=(rows, 2**players, backgrounds, 1)).cumsum(axis=1)
+        tables[:, 0] = tables[0, 0]
+        tables[:, -1] = tables[:, -1, :1]
+        return cls(tables)
 
 
 async def estimates_of(
