@@ -65,7 +65,7 @@ class RedisConfig(Model):
     max_entities: int = Field(10_000, ge=1)
     """Entities of one request at most; more are refused with RESOURCE_EXHAUSTED."""
     max_in_flight: int = Field(100_000, ge=1)
-    """Keys, or 8 fields of hashes each, that are asked of one server at a time; past it the policies of the views answer at once."""
+    """Keys, or 8 fields of hashes each, asked of one server at a time; past it the policies of the views answer at once."""
     cache: CacheConfig = CacheConfig()
 
     @field_validator("url")
