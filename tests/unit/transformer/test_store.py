@@ -214,9 +214,12 @@ async def test_a_slow_store_is_waited_for_no_longer_than_allowed(
     await asyncio.gather(store.lookup([b"a"], NO_DEADLINE), return_exceptions=True)
 
     with hung(own_valkey):
-        for _ in range(3):
+        asked = 0
+        while store._client.is_up:  # a timeout while this process itself was held up counts for nothing
+            asked += 1
             with pytest.raises(StoreUnavailable, match="no answer within 30 ms"):
                 await store.lookup([b"a"], NO_DEADLINE)
+        assert asked >= 3
         for _ in range(7):
             call = asyncio.ensure_future(store.lookup([b"a"], NO_DEADLINE))
             await asyncio.sleep(0)
@@ -224,7 +227,7 @@ async def test_a_slow_store_is_waited_for_no_longer_than_allowed(
             with pytest.raises(StoreUnavailable, match="Redis is away"):
                 await call
 
-    assert counted("infermesh_transformer_lookups_total", result="timeout") == 3
+    assert counted("infermesh_transformer_lookups_total", result="timeout") == asked
     assert counted("infermesh_transformer_lookups_total", result="refused") == 7
 
 
