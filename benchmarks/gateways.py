@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import subprocess
+import sys
 import time
 import urllib.request
 from collections import Counter
@@ -27,7 +28,7 @@ __all__ = ["CALL_S", "ENVOY", "KEY", "Did", "bare", "check", "envoy", "envoy_did
 
 KEY = "a-key-for-measuring"
 RATE = 1_000_000  # calls a second, and as many at once: a limit that is kept count of and never reached
-ENVOY = ROOT / ".venv-envoy" / "bin" / "envoy"
+ENVOY = Path(sys.executable).parent / "envoy"
 ANSWERS_WITHIN_S = 30.0
 CALL_S = 10.0
 _ROUTES = """
@@ -119,9 +120,9 @@ def bare(backend_port: int) -> Iterator[Contender]:
 
 @contextlib.contextmanager
 def envoy(folder: Path, backend_port: int, *, binary: Path = ENVOY) -> Iterator[tuple[Contender, int]]:
-    """Envoy with one worker thread, and its admin port. Raises FileNotFoundError when its environment was not made."""
+    """Envoy with one worker thread, and its admin port. Raises FileNotFoundError when it is not installed."""
     if not binary.is_file():
-        raise FileNotFoundError(f"no {binary}: make .venv-envoy/ready")
+        raise FileNotFoundError(f"no {binary}: it comes with the extra `envoy`")
     folder.mkdir()
     port, admin_port = free_port(), free_port()
     template = Template((ROOT / "benchmarks" / "envoy.yaml").read_text())

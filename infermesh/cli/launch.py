@@ -9,14 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from infermesh.cli.failure import Failure
+from infermesh.cli.member import SERVICES
 from infermesh.cli.ports import free_port
 from infermesh.cli.processes import Mesh, samples_folder
 from infermesh.cli.store import fill
 from infermesh.cli.valkey import Valkey
+from infermesh.cli.wiring import setting
 from infermesh.errors import MeshError
 from infermesh.transport.outside import OutsideCaller
 
 __all__ = ["Launch", "Launched", "launched"]
+
+ENGINES = ("", "grpcio", "envoy")
 
 Say = Callable[[str], None]
 
@@ -30,18 +34,21 @@ class Launch:
     models: Path | None = None
     redis_url: str = ""
     gateway_port: int = 0
+    engine: str = ""
 
     @classmethod
     def given(
         cls, *, redis: str = "", gateway_port: int = 0, models: Path | None = None, config: Path | None = None,
-        features: Path | None = None,
+        features: Path | None = None, engine: str = "",
     ) -> Launch:  # fmt: skip
         """From options of the command line; what is left out is the samples'."""
         for name, folder in (("--models", models), ("--config", config), ("--features", features)):
             if folder is not None and not folder.is_dir():
                 raise Failure(f"{name} {folder}: expected a folder", status=2)
+        if engine not in ENGINES:
+            raise Failure(f"--engine {engine}: expected {' or '.join(filter(None, ENGINES))}", status=2)
         samples = samples_folder()
-        return cls(config or samples / "config", features or samples / "features", models, redis, gateway_port)
+        return cls(config or samples / "config", features or samples / "features", models, redis, gateway_port, engine)
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,7 @@ def launched(launch: Launch, say: Say) -> Iterator[Launched]:
         models=launch.models,
         redis_url=redis_url,
         gateway_port=launch.gateway_port,
+        env={each: {setting(each, "server", "engine"): launch.engine} for each in SERVICES} if launch.engine else None,
         tell=say,
     )
     try:

@@ -45,6 +45,9 @@ Features = Annotated[
     Path | None,
     typer.Option("--features", metavar="DIR", help="Folder with the CSV files that the feature views name."),
 ]
+Engine = Annotated[
+    str, typer.Option("--engine", metavar="ENGINE", help="grpcio or envoy, for all services; left out: as configured.")
+]
 NoTour = Annotated[bool, typer.Option("--no-tour", help="Start without asking the sample models anything.")]
 Plain = Annotated[bool, typer.Option("--plain", help="Lines instead of a live table; so it is without a terminal.")]
 Key = Annotated[str, typer.Option("--key", envvar="INFERMESH_KEY", metavar="KEY", help="The API key of the tour.")]
@@ -56,6 +59,7 @@ def up(
     models: Models = None,
     config: Config = None,
     features: Features = None,
+    engine: Engine = "",
     no_tour: NoTour = False,
     plain: Plain = False,
     key: Key = DEMO_KEY,
@@ -77,7 +81,9 @@ def up(
 
     - Ctrl-C drains everything, gateway first; a second Ctrl-C kills it.
     """
-    launch = Launch.given(redis=redis, gateway_port=gateway_port, models=models, config=config, features=features)
+    launch = Launch.given(
+        redis=redis, gateway_port=gateway_port, models=models, config=config, features=features, engine=engine
+    )
     _greet()
     with ExitStack() as display:
         live: list[Live] = []
@@ -105,10 +111,13 @@ def demo(
     models: Models = None,
     config: Config = None,
     features: Features = None,
+    engine: Engine = "",
     key: Key = DEMO_KEY,
 ) -> None:
     """Start the whole mesh, take the tour of `infermesh up`, and end: exit status 0, or a reason and 1."""
-    launch = Launch.given(redis=redis, gateway_port=gateway_port, models=models, config=config, features=features)
+    launch = Launch.given(
+        redis=redis, gateway_port=gateway_port, models=models, config=config, features=features, engine=engine
+    )
     _greet()
     _run(launch, key, _tour)
 

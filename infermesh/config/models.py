@@ -98,12 +98,27 @@ class ServerConfig(Model):
     """After SIGTERM: how long calls are still accepted while load balancers learn that this replica goes."""
     grace: Duration = "20s"  # type: ignore[assignment]
     """After the drain: how long calls that were accepted may still run."""
+    engine: Literal["grpcio", "envoy"] = "grpcio"
+    """What carries the calls: gRPC for Python, or Envoy (extra `envoy`), which costs less where many are under way at a time."""
+    processes: int = Field(1, ge=1, le=64)
+    """With `engine: envoy`: processes on the one port, each for one core with a copy of the service in it."""
+    max_connections: int = Field(10_000, ge=1)
+    """With `engine: envoy`: connections that a process takes; one more is closed."""
+    access_log: bool = False
+    """With `engine: envoy`: a log line for each call."""
     tls: ServerTlsConfig | None = None
     """TLS of the gRPC port; left out: plain text. The HTTP port has metrics and probes, and stays plain."""
     mesh_identities: list[Identity] = []
     """With `tls.client_ca`: who is a hop of the mesh, as in `dns:gateway.infermesh.svc` or `uri:spiffe://mesh/*`.
     What others send in `x-infermesh-*` metadata (tenant, variant, shadow) is dropped; with an empty list, what anybody sends.
     A `*` stands for one part of a name: what is between dots, or between slashes of a URI."""
+
+    @model_validator(mode="after")
+    def _engine_can(self) -> ServerConfig:
+        only = {"processes": self.processes > 1, "access_log": self.access_log}
+        if self.engine != "envoy" and (given := [name for name, wanted in only.items() if wanted]):
+            raise ValueError(f"{', '.join(given)}: expected `engine: envoy` with it")
+        return self
 
     @model_validator(mode="after")
     def _identities_are_shown(self) -> ServerConfig:

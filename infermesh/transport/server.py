@@ -49,7 +49,8 @@ class Server:
     mesh, whose `x-infermesh-*` metadata is believed; where clients show certificates, of those with a mesh identity alone.
     `refused` is told model and code of every inference that is refused before the service sees it; grpc's core refuses some by
     itself (a message over the limit), of which nobody hears. `observe_tls` is told of each look at changed certificates.
-    `tools` are the full names of RPCs beside OIP, which the service that is mounted may offer.
+    `tools` are the full names of RPCs beside OIP, which the service that is mounted may offer. `carrier` takes servicers as
+    `grpc.aio.Server` does and is reached in another way: no port is listened on here, and TLS is its affair.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Server:
         refused: Callable[[str, str], None] = _ignore,
         observe_tls: Observe = ignore,
         tools: Sequence[str] = (),
+        carrier: Any = None,
     ) -> None:
         self.config = config
         self._observe_tls = observe_tls
@@ -78,7 +80,8 @@ class Server:
         self._health = Health()
         self._leaving = asyncio.Event()
         self._held = _Held(self._servicer, config.max_in_flight, refused)
-        self._server = grpc.aio.server(options=_options(config))
+        self._carried = carrier is not None
+        self._server = carrier if self._carried else grpc.aio.server(options=_options(config))
         logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_departure)
         registrar: Any = _Registrar(self._server, self._leaving, self._held, config.max_streams)
         pb_grpc.add_GRPCInferenceServiceServicer_to_server(self._servicer, registrar)
@@ -91,6 +94,16 @@ class Server:
 
     async def start(self) -> None:
         """Listen. Raises PortTaken, and ConfigError for certificates that can't be used."""
+        if not self._carried:
+            await self._listen()
+        await self.set_ready(False)
+        self._health.set(LIVE, serving=True)
+        if not self._carried:
+            await self._server.start()
+        if self._certificate is not None:
+            self._certificate.follow()
+
+    async def _listen(self) -> None:
         address = f"{self.config.host}:{self.config.grpc_port}"
         if (tls := self.config.tls) is not None:
             self._certificate = _Certificate(await asyncio.to_thread(read_server, tls), tls, self._observe_tls)
@@ -101,11 +114,6 @@ class Server:
                 self.port = self._server.add_secure_port(address, self._certificate.credentials())
         except RuntimeError:
             raise PortTaken(f"gRPC port {address} can't be listened on: it is taken, or not allowed") from None
-        await self.set_ready(False)
-        self._health.set(LIVE, serving=True)
-        await self._server.start()
-        if self._certificate is not None:
-            self._certificate.follow()
 
     def mount(self, service: Stack) -> None:
         """From now on this service answers."""

@@ -1,6 +1,5 @@
 from infermesh.runtime import run
-from services.predictor.app import build
 from services.predictor.config import PredictorConfig
 
 if __name__ == "__main__":
-    run("predictor", PredictorConfig, build)
+    run("predictor", PredictorConfig, "services.predictor.app:build")

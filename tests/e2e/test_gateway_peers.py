@@ -46,7 +46,7 @@ def test_envoy_answers_as_the_backend_does_and_counts_every_call(
     request_: ModelInferRequest, response: ModelInferResponse, backend: int, tmp_path: Path
 ) -> None:
     """With the key: the backend's answer, past the limit, to one of the two variants; without it: refused."""
-    assert ENVOY.is_file(), "make verify sets up .venv-envoy"
+    assert ENVOY.is_file(), "it comes with the development environment"
 
     with envoy(tmp_path / "envoy", backend) as (contender, admin):
         check(contender, request_, response)
@@ -86,7 +86,7 @@ def test_without_envoy_the_row_fails(tmp_path: Path) -> None:
     """It says what to run."""
     missing = envoy(tmp_path / "envoy", 1, binary=tmp_path / "none")
 
-    with pytest.raises(FileNotFoundError, match=r"make \.venv-envoy/ready"), missing:
+    with pytest.raises(FileNotFoundError, match="extra `envoy`"), missing:
         pass
 
 

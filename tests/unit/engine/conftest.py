@@ -93,8 +93,7 @@ Started = Callable[..., Any]
 
 @pytest.fixture
 def supervised() -> Started:
-    """Start one: `async with supervised(processes=2, program={...}) as it`; skipped where the extra `envoy` is not installed."""
-    pytest.importorskip("pyvoy", reason="needs the extra `envoy`")
+    """Start one: `async with supervised(processes=2, program={...}) as it`."""
 
     @asynccontextmanager
     async def started(

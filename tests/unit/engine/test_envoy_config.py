@@ -17,7 +17,6 @@ from infermesh.engine.envoy_config import Places, bootstrap, certificates, log_l
 from infermesh.engine.settings import Settings
 from infermesh.transport.tls import Pem
 
-ROOT = Path(__file__).parents[3]
 SETTINGS = Settings("predictor", "127.0.0.1", 8001, 8002)
 PLACES = Places(Path("/run/a"), Path("/run/l"), Path("/run"), Path("/lib/pyvoy.so"), "module:application")
 VARIANTS = {
@@ -69,14 +68,10 @@ def test_a_caller_cannot_write_who_it_is(variant: str, expected: str) -> None:
 
 
 def envoy() -> str:
-    """The program, of the extra or of the peers' environment."""
+    """The program: the wheel has it in its package, behind a script of Python."""
     spec = importlib.util.find_spec("envoy")
-    places = [Path(spec.origin).parent] if spec is not None and spec.origin is not None else []
-    places += ROOT.glob(".venv-envoy/lib/python3*/site-packages/envoy")
-    for place in places:
-        if (place / "_bin/envoy").is_file():
-            return str(place / "_bin/envoy")
-    pytest.skip("no Envoy is installed: extra `envoy`, or the environment of the peers")
+    assert spec is not None and spec.origin is not None, "the development environment has the extra `envoy`"
+    return str(Path(spec.origin).parent / "_bin/envoy")
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
