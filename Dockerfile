@@ -1,6 +1,7 @@
 # One file, four images:
 #
 #   docker build --build-arg SERVICE=gateway --tag infermesh-gateway:0.1.0 .
+#   docker build --build-arg SERVICE=gateway --build-arg ENGINE=envoy …         with the second engine beside the first
 #
 # It builds with BuildKit and without. docs/deployment.md says what an image holds and how it serves models of your own.
 
@@ -38,6 +39,8 @@ COPY services/${SERVICE} /app/services/${SERVICE}
 RUN rm -rf /app/infermesh/cli \
  && chmod -R a+rX /app \
  && /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash /app
+# The second engine needs a Python with a shared library: better said here than where the image is started.
+RUN case "$ENGINE" in envoy) cd /app && /opt/venv/bin/python -B -c 'from infermesh.engine.launch import find; find()' ;; esac
 
 # The samples, so that the image serves by itself. API keys are in no image: whoever runs the gateway brings them.
 COPY samples /build/samples

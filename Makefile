@@ -6,6 +6,7 @@ DEV := .venv
 TRITON := .venv-triton
 KSERVE := .venv-kserve
 MLSERVER := .venv-mlserver
+TRITONSERVER := .venv-tritonserver
 FEAST := .venv-feast
 SHAP := .venv-shap
 PROTOBUF7 := .venv-protobuf7
@@ -30,7 +31,7 @@ demo: $(RUN)/ready ## the same, with the tour alone: ends with status 0, or a re
 test: $(DEV)/ready $(TRITON)/ready $(SHAP)/ready ## all tests, in under ten minutes on two cores
 	$(DEV)/bin/python -m pytest --numprocesses 2 --dist loadfile
 
-verify: $(DEV)/ready $(TRITON)/ready $(SHAP)/ready $(PROTOBUF7)/ready $(KSERVE)/ready $(MLSERVER)/ready $(FEAST)/ready ## what takes longer: soak with faults, a fresh clone, environments of their own
+verify: $(DEV)/ready $(TRITON)/ready $(SHAP)/ready $(PROTOBUF7)/ready $(KSERVE)/ready $(MLSERVER)/ready $(TRITONSERVER)/ready $(FEAST)/ready ## what takes longer: soak with faults, a fresh clone, environments of their own
 	$(DEV)/bin/python -m pytest --long
 
 check: $(DEV)/ready ## format, lint, types, import rules, generated code current
@@ -67,7 +68,7 @@ lock: ## pin the requirements of every image and environment, from pyproject.tom
 	  $(LOCK) pyproject.toml $$named --extra envoy $(PINS) --output-file requirements/$$service-envoy.txt || exit; \
 	done
 	$(LOCK) pyproject.toml --extra gpu --extra s3 --extra gcs --output-file requirements/predictor-gpu.txt
-	for group in tritonclient protobuf7 kserve mlserver feast shap; do \
+	for group in tritonclient protobuf7 kserve mlserver tritonserver feast shap; do \
 	  $(LOCK) --group $$group --output-file requirements/$$group.txt || exit; \
 	done
 
@@ -77,7 +78,7 @@ conformance: $(DEV)/ready ## the conformance cases against TARGET=host:port [HOP
 e2e-compose: $(DEV)/ready ## build the images, bring docker-compose up, and drive the mesh through its public port
 	$(DEV)/bin/python -m pytest tests/e2e/test_compose.py
 
-bench: $(DEV)/ready $(KSERVE)/ready $(MLSERVER)/ready $(FEAST)/ready $(SHAP)/ready ## what a call costs, beside its peers; benchmarks/README.md
+bench: $(DEV)/ready $(KSERVE)/ready $(MLSERVER)/ready $(TRITONSERVER)/ready $(FEAST)/ready $(SHAP)/ready ## what a call costs, beside its peers; benchmarks/README.md
 	$(DEV)/bin/python -m benchmarks.predictor_peers
 	$(DEV)/bin/python -m benchmarks.copies
 	$(DEV)/bin/python -m benchmarks.gateway_cost --mirror 10 --compare
@@ -114,6 +115,10 @@ $(KSERVE)/ready: requirements/kserve.txt
 
 $(MLSERVER)/ready: requirements/mlserver.txt
 	@$(call environment,$(MLSERVER),requirements/mlserver.txt)
+	@touch $@
+
+$(TRITONSERVER)/ready: requirements/tritonserver.txt
+	@$(call environment,$(TRITONSERVER),requirements/tritonserver.txt)
 	@touch $@
 
 $(FEAST)/ready: requirements/feast.txt

@@ -1,6 +1,8 @@
 """The floor for a predictor: grpc.aio on uvloop, ONNX Runtime inline, no checks, no metrics, nothing else.
 
-python -m benchmarks.bare_predictor MODEL_FILE PORT
+    python -m benchmarks.bare_predictor MODEL_FILE PORT [asyncio]
+
+`asyncio`: on asyncio's own loop instead of uvloop's, as a user's first server is.
 """
 
 from __future__ import annotations
@@ -56,5 +58,6 @@ async def main(file: str, port: str) -> None:
 
 
 if __name__ == "__main__":
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    loop = asyncio.new_event_loop if "asyncio" in sys.argv[3:] else uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=loop) as runner:
         runner.run(main(*sys.argv[1:3]))

@@ -21,7 +21,9 @@ from infermesh.protocol.open_inference_pb2 import ModelInferResponse
 from infermesh.protocol.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from infermesh.tensors import DATATYPES
 
-__all__ = ["PEERS", "Peer", "WrongAnswer", "answer", "check_same", "ours", "serve", "versions"]
+__all__ = ["ENGINES", "PEERS", "Peer", "WrongAnswer", "answer", "check_same", "our_name", "ours", "serve", "versions"]
+
+ENGINES = ("grpcio", "envoy")
 
 ANSWERS_WITHIN_S = 30.0
 CALL_S = 10.0
@@ -39,6 +41,7 @@ class Peer:
     arguments: Callable[[str, str, str], list[str]]
     environment: str = ".venv"  # of the project's folder
     packages: tuple[str, ...] = ()  # whose versions are stated
+    columns: bool = False  # it can't but answer a vector with a number for each row as a column
 
     @property
     def python(self) -> Path:
@@ -47,23 +50,43 @@ class Peer:
 
 _KSERVE = (".venv-kserve", ("kserve", "grpcio", "protobuf", "numpy", "onnxruntime"))
 _MLSERVER = (".venv-mlserver", ("mlserver", "grpcio", "protobuf", "numpy", "onnxruntime"))
+_TRITON = (".venv-tritonserver", ("nvidia-pytriton", "numpy", "onnxruntime"))
 
 PEERS = {
     "bare": Peer("bare grpc.aio + ONNX Runtime", lambda file, name, port: ["benchmarks.bare_predictor", file, port]),
+    "bare-asyncio": Peer(
+        "the same on asyncio's own loop", lambda file, name, port: ["benchmarks.bare_predictor", file, port, "asyncio"]
+    ),
     "kserve": Peer("KServe", lambda *model: ["benchmarks.kserve_server", *model], *_KSERVE),
     "kserve-tuned": Peer("KServe, tuned", lambda *model: ["benchmarks.kserve_server", *model, "--tuned"], *_KSERVE),
     "mlserver": Peer("MLServer, no workers", lambda *model: ["benchmarks.mlserver_server", *model], *_MLSERVER),
     "mlserver-default": Peer(
         "MLServer, its defaults", lambda *model: ["benchmarks.mlserver_server", *model, "--default"], *_MLSERVER
     ),
+    "triton": Peer("Triton, Python backend", lambda *model: ["benchmarks.triton_server", *model], *_TRITON),
+    "triton-batched": Peer(
+        "Triton, with its batcher",
+        lambda *model: ["benchmarks.triton_server", *model, "--batched"],
+        *_TRITON,
+        columns=True,
+    ),
 }
 
 
+def our_name(engine: str) -> str:
+    """What our predictor on an engine is called in tables."""
+    return f"infermesh predictor, {engine}"
+
+
 @contextlib.contextmanager
-def ours(payload: Payload, root: Path) -> Iterator[Contender]:
-    """The predictor as it is deployed, over a repository that holds the payload's model; one thread, as its peers have."""
+def ours(payload: Payload, root: Path, engine: str = "grpcio") -> Iterator[Contender]:
+    """The predictor as `infermesh up` starts it, but for its models: those of a repository with the payload's.
+
+    One thread for ONNX Runtime, as its peers have.
+    """
     port = free_port()
     environment = {
+        "SERVER__ENGINE": engine,
         "SERVER__HOST": "127.0.0.1",
         "SERVER__GRPC_PORT": str(port),
         "SERVER__HTTP_PORT": "0",
@@ -73,8 +96,9 @@ def ours(payload: Payload, root: Path) -> Iterator[Contender]:
         "EXECUTION__INTRA_OP_THREADS": "1",
     }
     prefixed = {f"INFERMESH_PREDICTOR__{name}": value for name, value in environment.items()}
-    with process(["-m", "services.predictor"], port, prefixed) as pid:
-        yield Contender("infermesh predictor", (pid,), f"127.0.0.1:{port}")
+    command = ["-m", "services.predictor", "--config", str(ROOT / "samples" / "config" / "predictor.yaml")]
+    with process(command, port, prefixed) as pid:
+        yield Contender(our_name(engine), (pid,), f"127.0.0.1:{port}")
 
 
 @contextlib.contextmanager
@@ -106,12 +130,20 @@ def answer(contender: Contender, payload: Payload) -> ModelInferResponse:
             time.sleep(0.2)
 
 
-def check_same(title: str, theirs: ModelInferResponse, expected: ModelInferResponse) -> None:
-    """Raises WrongAnswer unless names, datatypes, shapes and every bit of the outputs are the same, raw in both."""
+def check_same(title: str, theirs: ModelInferResponse, expected: ModelInferResponse, *, columns: bool = False) -> None:
+    """Raises WrongAnswer unless names, datatypes, shapes and every bit of the outputs are the same, raw in both.
+
+    With `columns` a shape [n, 1] is as good as the expected [n].
+    """
     for message in (theirs, expected):
         if len(message.raw_output_contents) != len(message.outputs):
             raise WrongAnswer(f"{title}: expected raw contents for {len(message.outputs)} outputs")
     form, expected_form = ({o.name: (o.datatype, tuple(o.shape)) for o in m.outputs} for m in (theirs, expected))
+    if columns:
+        form = {
+            n: expected_form[n] if (d, s[:-1], s[-1:]) == (*expected_form.get(n, ()), (1,)) else (d, s)
+            for n, (d, s) in form.items()
+        }
     if form != expected_form:
         raise WrongAnswer(f"{title}: expected {expected_form}, got {form}")
     # The raw bytes themselves: MLServer sets empty typed contents beside them, which `read_outputs` would refuse.

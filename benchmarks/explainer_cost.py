@@ -76,8 +76,9 @@ class Servers:
 
 
 @contextlib.contextmanager
-def served(max_rows: int | None = None) -> Iterator[Servers]:
-    """Both as processes with the samples' settings; `max_rows` is the explainer's `asking.max_rows`, whatever bytes that is."""
+def served(max_rows: int | None = None, slice_rows: int | None = None) -> Iterator[Servers]:
+    """Both as processes with the samples' settings; `max_rows` is the explainer's `asking.max_rows`, whatever bytes that is, and
+    `slice_rows` the predictor's."""
     ports = {name: free_port() for name in ("predictor", "explainer")}
 
     def start(name: str, **more: str) -> contextlib.AbstractContextManager[int]:
@@ -94,8 +95,9 @@ def served(max_rows: int | None = None) -> Iterator[Servers]:
 
     target = f"127.0.0.1:{ports['predictor']}"
     asking = {"ASKING__MAX_ROWS": str(max_rows), "ASKING__MAX_BYTES": "60MiB"} if max_rows else {}
+    slicing = {} if slice_rows is None else {"EXECUTION__SLICE_ROWS": str(slice_rows)}
     with (
-        start("predictor") as predictor,
+        start("predictor", **slicing) as predictor,
         start("explainer", BACKENDS__PREDICTOR__TARGET=target, **asking) as explainer,
     ):
         yield Servers(target, f"127.0.0.1:{ports['explainer']}", predictor, explainer)

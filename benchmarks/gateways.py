@@ -24,7 +24,20 @@ from benchmarks.processes import ROOT, free_port, process
 from infermesh.protocol.open_inference_pb2 import ModelInferRequest, ModelInferResponse
 from infermesh.protocol.open_inference_pb2_grpc import GRPCInferenceServiceStub
 
-__all__ = ["CALL_S", "ENVOY", "KEY", "Did", "bare", "check", "envoy", "envoy_did", "gateway", "gateway_did", "sampled"]
+__all__ = [
+    "CALL_S",
+    "ENVOY",
+    "KEY",
+    "Did",
+    "bare",
+    "check",
+    "envoy",
+    "envoy_did",
+    "gateway",
+    "gateway_did",
+    "our_name",
+    "sampled",
+]
 
 KEY = "a-key-for-measuring"
 RATE = 1_000_000  # calls a second, and as many at once: a limit that is kept count of and never reached
@@ -68,6 +81,11 @@ class Did:
         return f"{self.calls} calls, {self.by_variant['canary'] / max(self.calls, 1):.1%} of them to the canary{told}"
 
 
+def our_name(engine: str) -> str:
+    """What our gateway on an engine is called in tables."""
+    return f"infermesh gateway, {engine}"
+
+
 @contextlib.contextmanager
 def gateway(
     folder: Path,
@@ -76,6 +94,7 @@ def gateway(
     mirrored: float = 0,
     candidate_port: int = 0,
     compared: bool = False,
+    engine: str = "grpcio",
     settings: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[Contender, int]]:
     """Our gateway as it is deployed, and the port of its metrics.
@@ -89,6 +108,7 @@ def gateway(
     digest = hashlib.sha256(KEY.encode()).hexdigest()
     (folder / "keys.yaml").write_text(f"keys: [{{sha256: {digest}, caller: load, scopes: [infer]}}]\n")
     own = {
+        "SERVER__ENGINE": engine,
         "SERVER__HOST": "127.0.0.1",
         "SERVER__GRPC_PORT": str(port),
         "SERVER__HTTP_PORT": str(http_port),
@@ -104,7 +124,7 @@ def gateway(
     if compared:
         own["COMPARE__ENABLED"] = "true"
     prefixed = {f"INFERMESH_GATEWAY__{name}": value for name, value in {**own, **(settings or {})}.items()}
-    title = f"gateway, {mirrored * 100:g} % mirrored" if mirrored else "infermesh gateway"
+    title = f"gateway, {mirrored * 100:g} % mirrored" if mirrored else our_name(engine)
     title += " and compared" if compared else ""
     with process(["-m", "services.gateway"], port, prefixed) as pid:
         yield Contender(title, (pid,), f"127.0.0.1:{port}", KEY), http_port

@@ -4,7 +4,7 @@
 
 REQUESTS is a file that holds one serialised ModelInferRequest, or a folder of such files: they are sent in turns, in the order of
 their names, for servers that would do the same work once for calls that ask for the same. Prints one JSON line: calls, errors,
-`failed` (how many by status and message, at most ten), seconds, p50 and p99 in milliseconds.
+`failed` (how many by status and message, at most ten), seconds, `cpu_s` (of the load itself), p50 and p99 in milliseconds.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ async def main(target: str, file: str, seconds: str, in_flight: str, key: str = 
     async with grpc.aio.insecure_channel(target) as channel:
         infer = channel.unary_unary(METHOD)
         await infer(next(requests), timeout=10, metadata=metadata)
-        began = time.perf_counter()
+        used, began = time.process_time(), time.perf_counter()
         end = began + min(float(seconds), MAX_SECONDS)
 
         async def caller() -> None:
@@ -56,14 +56,15 @@ async def main(target: str, file: str, seconds: str, in_flight: str, key: str = 
                     latencies.append(time.perf_counter() - started)
 
         await asyncio.gather(*(caller() for _ in range(int(in_flight))))
-        took = time.perf_counter() - began
+        took, used = time.perf_counter() - began, time.process_time() - used
     latencies.sort()
     quantile = (
         {f"p{q}_ms": round(latencies[len(latencies) * q // 100] * 1000, 3) for q in (50, 99)} if latencies else {}
     )
     told = dict(failed.most_common(TOLD))
     errors = failed.total()
-    print(json.dumps({"calls": len(latencies), "errors": errors, "failed": told, "seconds": took, **quantile}))
+    counted = {"calls": len(latencies), "errors": errors, "failed": told, "seconds": took, "cpu_s": used}
+    print(json.dumps({**counted, **quantile}))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Servers under the same load in turns; what is compared is the CPU time of each one's whole process tree per call.
+"""Comparing servers by what a call costs: rounds of load, on CPU time of the whole process trees.
 
-The servers are pinned to core 0 and the load to core 1. Who begins a round changes from round to round, so that what disturbs
+Each server is pinned to core 0 and the load to core 1. Who begins a round changes from round to round, so that what disturbs
 the machine meets all; a ratio is the median over the rounds of ours to the peer's in the same round.
 """
 
@@ -17,18 +17,24 @@ from pathlib import Path
 from benchmarks.processes import LOAD_CORE, ROOT, SERVER_CORE, cpu_s, free_port, machine, process, rss_bytes
 
 __all__ = [
+    "GRPC_LOAD",
+    "LEAN_LOAD",
     "LOAD_CORE",
     "SERVER_CORE",
     "Contender",
     "Ratio",
+    "Rounds",
     "compare",
     "compare_all",
     "free_port",
     "machine",
     "process",
+    "run_rounds",
 ]
 
 WARM_S = 1.0
+GRPC_LOAD, LEAN_LOAD = "benchmarks.load", "benchmarks.lean_load"
+BUSY = 0.9  # of a core: past it a load may ask less often than it would be answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +66,39 @@ class Ratio:
         return f"{self.median:.2f} ({min(self.rounds):.2f} to {max(self.rounds):.2f})"
 
 
-@dataclass(slots=True)
-class _Record:
-    """The rounds of one contender."""
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """What was measured of each contender, by its name, round by round."""
 
-    results: list[dict[str, float]] = field(default_factory=list)
+    results: dict[str, list[dict[str, float]]] = field(default_factory=dict)
 
-    def median(self, key: str) -> float:
-        return statistics.median(r[key] for r in self.results)
+    def median(self, name: str, key: str) -> float:
+        return statistics.median(r[key] for r in self.results[name])
+
+    def ratio(self, one: str, other: str, key: str = "cpu_us") -> Ratio:
+        """The one's to the other's in the same rounds."""
+        both = zip(self.results[one], self.results[other], strict=True)
+        return Ratio(tuple(mine[key] / theirs[key] for mine, theirs in both))
+
+    def difference(self, one: str, other: str, key: str) -> Ratio:
+        """The one's less the other's, in the same rounds."""
+        both = zip(self.results[one], self.results[other], strict=True)
+        return Ratio(tuple(mine[key] - theirs[key] for mine, theirs in both))
+
+    def lines(self) -> list[str]:
+        """A line of medians for each, and who was not asked as often as it could have answered."""
+        lines = [
+            f"{name:34} {self.median(name, 'cpu_us'):8.0f} µs CPU per call {self.median(name, 'calls_per_s'):7.0f} calls/s   "
+            f"p50 {self.median(name, 'p50_ms'):7.2f} ms   p99 {self.median(name, 'p99_ms'):7.2f} ms   "
+            f"RSS {of[-1]['rss_bytes'] / 1e6:4.0f} MB   "
+            f"cores used {self.median(name, 'core'):.2f}, by the load {self.median(name, 'load_core'):.2f}"
+            for name, of in self.results.items()
+        ]
+        return lines + [
+            f"{name}: the load was the bottleneck, so calls/s are the load's"
+            for name in self.results
+            if self.median(name, "load_core") > BUSY > self.median(name, "core")
+        ]
 
 
 def compare(
@@ -82,41 +113,44 @@ def compare_all(
     ours: Contender, peers: Sequence[Contender], request_file: Path, *, pairs: int, seconds: float, in_flight: int
 ) -> dict[str, Ratio]:
     """Print every round and the medians; returns for each peer, by name, the ratio of CPU per call, ours to the peer's."""
-    print(f"{machine()}\n{in_flight} calls in flight, {pairs} rounds of {seconds:g} s each, in rotating order\n")
-    contenders = [ours, *peers]
-    records = {c.name: _Record() for c in contenders}
-    for each in contenders:
-        _round(each, request_file, WARM_S, in_flight)
-    for number in range(pairs):
-        turn = number % len(contenders)
-        for each in contenders[turn:] + contenders[:turn]:
-            records[each.name].results.append(_round(each, request_file, seconds, in_flight))
-        print(f"round {number + 1}: " + "   ".join(f"{n} {r.results[-1]['cpu_us']:.0f} µs" for n, r in records.items()))
-    print()
-    for name, record in records.items():
-        print(
-            f"{name:34} {record.median('cpu_us'):8.0f} µs CPU per call {record.median('calls_per_s'):7.0f} calls/s   "
-            f"p50 {record.median('p50_ms'):7.2f} ms   p99 {record.median('p99_ms'):7.2f} ms   "
-            f"RSS {record.results[-1]['rss_bytes'] / 1e6:4.0f} MB"
-        )
-    ratios = {
-        peer.name: Ratio(
-            tuple(
-                mine["cpu_us"] / theirs["cpu_us"]
-                for mine, theirs in zip(records[ours.name].results, records[peer.name].results, strict=True)
-            )
-        )
-        for peer in peers
-    }
+    measured = run_rounds([ours, *peers], request_file, rounds=pairs, seconds=seconds, in_flight=in_flight)
+    ratios = {peer.name: measured.ratio(ours.name, peer.name) for peer in peers}
     print(f"\nratios of CPU per call, median of {pairs} rounds (range):")
     for name, ratio in ratios.items():
         print(f"{ours.name} to {name}: {ratio};  the other way: {ratio.inverse}")
     return ratios
 
 
-def _round(contender: Contender, request_file: Path, seconds: float, in_flight: int) -> dict[str, float]:
+def run_rounds(
+    contenders: Sequence[Contender],
+    request_file: Path,
+    *,
+    rounds: int,
+    seconds: float,
+    in_flight: int,
+    load: str = GRPC_LOAD,
+    warm_s: float = WARM_S,
+) -> Rounds:
+    """Measure all, and print every round and the medians. Raises RuntimeError when calls fail."""
+    print(
+        f"{machine()}\n{in_flight} calls in flight, {rounds} rounds of {seconds:g} s each, in rotating order, {load}\n"
+    )
+    measured = Rounds({each.name: [] for each in contenders})
+    for each in contenders:
+        _round(each, request_file, warm_s, in_flight, load)
+    for number in range(rounds):
+        turn = number % len(contenders)
+        for each in [*contenders[turn:], *contenders[:turn]]:
+            measured.results[each.name].append(_round(each, request_file, seconds, in_flight, load))
+        told = "   ".join(f"{name} {of[-1]['cpu_us']:.0f} µs" for name, of in measured.results.items())
+        print(f"round {number + 1}: {told}", flush=True)
+    print("\n" + "\n".join(measured.lines()), flush=True)
+    return measured
+
+
+def _round(contender: Contender, request_file: Path, seconds: float, in_flight: int, load: str) -> dict[str, float]:
     before = cpu_s(contender.pids)
-    command = ["taskset", "-c", LOAD_CORE, sys.executable, "-m", "benchmarks.load", contender.target, str(request_file)]
+    command = ["taskset", "-c", LOAD_CORE, sys.executable, "-m", load, contender.target, str(request_file)]
     done = subprocess.run(
         [*command, str(seconds), str(in_flight), contender.key], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -134,5 +168,7 @@ def _round(contender: Contender, request_file: Path, seconds: float, in_flight: 
     return result | {
         "cpu_us": used / result["calls"] * 1e6,
         "calls_per_s": result["calls"] / result["seconds"],
+        "core": used / result["seconds"],
+        "load_core": result["cpu_s"] / result["seconds"],
         "rss_bytes": rss_bytes(contender.pids),
     }

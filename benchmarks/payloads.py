@@ -20,7 +20,7 @@ from benchmarks.processes import ROOT
 from infermesh.protocol.open_inference_pb2 import ModelInferRequest
 from infermesh.tensors import Array, add_inputs
 
-__all__ = ["PAYLOADS", "Payload", "mean_of_channels", "perceptron"]
+__all__ = ["PAYLOADS", "Payload", "mean_of_channels", "perceptron", "scores_of_cards"]
 
 SEED = 7
 VERSION = "1"  # of each model in the folder that `write` makes
@@ -72,14 +72,37 @@ def mean_of_channels() -> bytes:
     return _model(nodes, ["rows", 3, 224, 224], ["rows", 3], [])
 
 
+def scores_of_cards(features: int) -> bytes:
+    """FP32 amount [rows, 1] and card_features [rows, features] → FP32 probabilities [rows, 2]: a hidden layer of 32, ReLU."""
+    draw = np.random.default_rng(SEED)
+    wide, hidden, classes = features + 1, 32, 2
+    constants = [
+        numpy_helper.from_array(draw.normal(0, 0.01, shape).astype(np.float32), name)
+        for name, shape in {"w0": (wide, hidden), "b0": (hidden,), "w1": (hidden, classes), "b1": (classes,)}.items()
+    ]
+    nodes = [
+        helper.make_node("Concat", ["amount", "card_features"], ["x"], axis=1),
+        helper.make_node("Gemm", ["x", "w0", "b0"], ["h"]),
+        helper.make_node("Relu", ["h"], ["a"]),
+        helper.make_node("Gemm", ["a", "w1", "b1"], ["z"]),
+        helper.make_node("Softmax", ["z"], ["probabilities"]),
+    ]
+    inputs = {"amount": ["rows", 1], "card_features": ["rows", features]}
+    return _graph(nodes, inputs, {"probabilities": ["rows", classes]}, constants)
+
+
 def _model(nodes: list[Any], shape: list[Any], output: list[Any], constants: list[Any]) -> bytes:
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, output)],
-        constants,
+    return _graph(nodes, {"x": shape}, {"y": output}, constants)
+
+
+def _graph(
+    nodes: list[Any], inputs: dict[str, list[Any]], outputs: dict[str, list[Any]], constants: list[Any]
+) -> bytes:
+    values = (
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in each.items()]
+        for each in (inputs, outputs)
     )
+    graph = helper.make_graph(nodes, "g", *values, constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 16)], ir_version=8)
     return bytes(model.SerializeToString())
 

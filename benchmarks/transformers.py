@@ -20,7 +20,7 @@ from infermesh.protocol.open_inference_pb2 import ModelInferRequest, ModelInferR
 from infermesh.protocol.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from infermesh.tensors import add_outputs, read_inputs
 
-__all__ = ["PEERS", "backend", "bare", "check", "transformer"]
+__all__ = ["PEERS", "awaited", "backend", "bare", "check", "transformer"]
 
 PEERS = {
     "texts": "bare transformer, HMGET of texts",
@@ -41,13 +41,14 @@ def backend(file: Path, response: ModelInferResponse) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def transformer(folder: Path, url: str, backend_port: int) -> Iterator[Contender]:
+def transformer(folder: Path, url: str, backend_port: int, *, engine: str = "grpcio") -> Iterator[Contender]:
     """Ours, with the settings that `infermesh up` gives it: the samples' own, but for the features and the addresses."""
     folder.mkdir()
     shutil.copy(ROOT / "samples" / "config" / "transformer.yaml", folder)
     (folder / "features.yaml").write_text(json.dumps(feature_file()))  # which YAML is a superset of
     port = free_port()
     environment = {
+        "SERVER__ENGINE": engine,
         "SERVER__HOST": "127.0.0.1",
         "SERVER__GRPC_PORT": str(port),
         "SERVER__HTTP_PORT": str(free_port()),
@@ -78,13 +79,13 @@ def check(contender: Contender, first: int, count: int) -> None:
     features = values_of(first + count)[first:]
     add_outputs(expected, [("amount", "FP32", read_inputs(request)["amount"]), (LOOKED_UP, "FP32", features)], raw=True)
     with grpc.insecure_channel(contender.target) as channel:
-        answer = _answer(contender, GRPCInferenceServiceStub(channel).ModelInfer, request)
+        answer = awaited(contender, GRPCInferenceServiceStub(channel).ModelInfer, request)
     if answer.id != ECHO:
         raise WrongAnswer(f"{contender.name}: expected the id {ECHO}, got {answer.id!r}")
     check_same(contender.name, answer, expected)
 
 
-def _answer(
+def awaited(
     contender: Contender, infer: grpc.UnaryUnaryMultiCallable, request: ModelInferRequest
 ) -> ModelInferResponse:
     """The answer, as soon as there is one: what stands behind a port that is open may not be ready yet."""

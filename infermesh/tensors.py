@@ -28,6 +28,7 @@ __all__ = [
     "add_inputs",
     "add_outputs",
     "datatype_of",
+    "raw_of",
     "read_input",
     "read_inputs",
     "read_outputs",
@@ -159,7 +160,7 @@ def add_inputs(
         datatype = DATATYPES[datatypes[name]] if datatypes and name in datatypes else datatype_of(array)
         tensor = request.inputs.add(name=name, datatype=datatype.name, shape=array.shape)
         if raw:
-            request.raw_input_contents.append(_to_raw(array, datatype))
+            request.raw_input_contents.append(raw_of(array, datatype))
         else:
             _write_typed(tensor.contents, array, datatype)
 
@@ -174,7 +175,7 @@ def add_outputs(response: ModelInferResponse, outputs: Iterable[tuple[str, str, 
         datatype = DATATYPES[datatype_name]
         tensor = add(name=name, datatype=datatype_name, shape=array.shape)
         if raw:
-            raws.append(_to_raw(array, datatype))
+            raws.append(raw_of(array, datatype))
         else:
             _write_typed(tensor.contents, array, datatype)
 
@@ -329,9 +330,11 @@ def _packed(contents: InferTensorContents, datatype: Datatype, count: int) -> Ar
     return np.frombuffer(data, datatype.dtype, count, 1 + _varint_size(count * datatype.size))
 
 
-def _to_raw(array: Array, datatype: Datatype) -> bytes:
+def raw_of(array: Array, datatype: Datatype) -> bytes:
+    """The raw contents of a tensor."""
     if datatype.size:
-        return (array if array.dtype == datatype.dtype else array.astype(datatype.dtype)).tobytes()
+        dtype = array.dtype
+        return (array if dtype is datatype.dtype or dtype == datatype.dtype else array.astype(datatype.dtype)).tobytes()
     parts: list[bytes] = []
     for element in _as_bytes(array):
         parts.append(struct.pack("<I", len(element)))

@@ -192,6 +192,8 @@ class BackendConfig(Model):
     """What is kept back of the remaining deadline for the way home."""
     tls: BackendTlsConfig | None = None
     """TLS to this service; left out: plain text."""
+    via: Literal["grpc", "http2"] = "grpc"
+    """`http2`: inferences in plain text go over a connection of their own that costs a third of grpc's; all else is as it is."""
 
     @field_validator("target")
     @classmethod

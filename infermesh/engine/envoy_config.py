@@ -23,14 +23,22 @@ MAX_HEADERS = 200
 MAX_HEADERS_KIB = 16  # as grpc's own core takes at most
 LONGEST_STREAM_S = 3600  # a stream that nobody ends, a health Watch too; its caller asks again
 LONGEST_CONNECTION_S = 10 * 365 * 86_400  # "never": a timer that the drain shortens has to be there
-HEADERS_WITHIN_S = 10
 GOAWAY_S = 0.5  # between the notice that a connection ends and its end: a round trip, for what is on its way
-PING_EVERY_S, PING_WITHIN_S = 60, 20
+HEADER_LIST_BYTES = 0x6  # the HTTP/2 setting SETTINGS_MAX_HEADER_LIST_SIZE
+# Calls that a caller takes back within a second, until its connection is closed if they are half of its calls. Envoy's own 500
+# is what a gateway with a deadline of 100 ms before one hung model has after three seconds at 100 calls a second; all else on
+# the connection is cut then, too.
+MAX_TAKEN_BACK = 10_000
+MAX_TAKEN_BACK_RATE = 1_000  # a second, whatever becomes of the others: some 5 % of a core
 LEAVING, NOT_LEAVING = "1", "0"  # what is in the file `Places.leaving`
 
 _TYPE = "type.googleapis.com/envoy."
 _HTTP = "extensions.filters.http."
 _LEVELS = {"warning": "warn"}
+_RUNTIME = {
+    "overload.premature_reset_total_stream_count": MAX_TAKEN_BACK,
+    "overload.premature_reset_min_stream_lifetime_seconds": 0,  # a call that has lasted for a second is none of them
+}
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,7 @@ def bootstrap(settings: Settings, port: int, places: Places) -> dict[str, Any]:
         "admin": {"address": {"pipe": {"path": str(places.admin), "mode": 0o600}}},
         "static_resources": {"listeners": [_listener(settings, port, places)]},
         "overload_manager": _overload(settings, places),
-        "layered_runtime": {"layers": [{"name": "engine", "static_layer": {}}]},
+        "layered_runtime": {"layers": [{"name": "engine", "static_layer": _RUNTIME}]},
         **(_application_log(settings) if settings.log_json else {}),
     }
 
@@ -83,7 +91,7 @@ def _listener(settings: Settings, port: int, places: Places) -> dict[str, Any]:
         "filters": [
             {"name": "envoy.filters.network.http_connection_manager", "typed_config": _http(settings, places)},
         ],
-        "transport_socket_connect_timeout": _seconds(HEADERS_WITHIN_S),
+        "transport_socket_connect_timeout": _seconds(settings.headers_within_s),
     }
     if settings.tls:
         chain["transport_socket"] = _tls(settings, places)
@@ -93,8 +101,17 @@ def _listener(settings: Settings, port: int, places: Places) -> dict[str, Any]:
         "enable_reuse_port": True,  # the kernel spreads connections over the processes
         "per_connection_buffer_limit_bytes": 1 * MIB,
         "tcp_backlog_size": 1024,
+        # A connection that says nothing is closed before there is anything to ping it.
+        "listener_filters": [_inspector("tls" if settings.tls else "http")],
+        "listener_filters_timeout": _seconds(settings.headers_within_s),
         "filter_chains": [chain],
     }
+
+
+def _inspector(kind: str) -> dict[str, Any]:
+    name = f"{kind.capitalize()}Inspector"
+    typed = {"@type": f"{_TYPE}extensions.filters.listener.{kind}_inspector.v3.{name}"}
+    return {"name": f"envoy.filters.listener.{kind}_inspector", "typed_config": typed}
 
 
 def _http(settings: Settings, places: Places) -> dict[str, Any]:
@@ -106,7 +123,16 @@ def _http(settings: Settings, places: Places) -> dict[str, Any]:
             "max_concurrent_streams": settings.max_streams,
             "initial_stream_window_size": WINDOW_OF_STREAM,
             "initial_connection_window_size": WINDOW_OF_CONNECTION,
-            "connection_keepalive": {"interval": _seconds(PING_EVERY_S), "timeout": _seconds(PING_WITHIN_S)},
+            "connection_keepalive": {
+                "interval": _seconds(settings.ping_every_s),
+                "timeout": _seconds(settings.ping_within_s),
+            },
+            # A client that knows fails a call with more by itself; from four times as much on, its connection would be closed.
+            "custom_settings_parameters": [{"identifier": HEADER_LIST_BYTES, "value": MAX_HEADERS_KIB << 10}],
+            # nghttp2 has a bound of its own, of 1,000 and 33 a second (envoyproxy/envoy#30882): one call in a hundred that its
+            # caller gives up is more, at 5,000 a second.
+            "stream_reset_burst": MAX_TAKEN_BACK,
+            "stream_reset_rate": MAX_TAKEN_BACK_RATE,
             # One bad call is not the end of all others on its connection.
             "override_stream_error_on_invalid_http_message": True,
         },
@@ -114,10 +140,11 @@ def _http(settings: Settings, places: Places) -> dict[str, Any]:
             "max_headers_count": MAX_HEADERS,
             "max_stream_duration": _seconds(LONGEST_STREAM_S),
             "max_connection_duration": _seconds(settings.max_connection_age_s or LONGEST_CONNECTION_S),
-            "idle_timeout": "0s",  # a connection on which nobody calls is kept, as long as it answers pings
+            "idle_timeout": _seconds(settings.idle_s),  # gently: who calls again connects again
         },
         "max_request_headers_kb": MAX_HEADERS_KIB,
-        "request_headers_timeout": _seconds(HEADERS_WITHIN_S),
+        "request_headers_timeout": _seconds(settings.headers_within_s),
+        "stream_flush_timeout": _seconds(settings.unread_s),
         "stream_idle_timeout": "0s",  # a health Watch says nothing for hours
         "drain_timeout": _seconds(GOAWAY_S),
         # Metadata arrives as the caller wrote it.

@@ -35,6 +35,16 @@ class Settings:
     access_log: bool = False
     log_level: str = "info"
     log_json: bool = True
+    # Of these a configuration says nothing: they bound what a caller can do without harm.
+    headers_within_s: float = 10.0
+    """Until TLS is made, until HTTP/2 has begun, and from a call's first byte to the end of its headers."""
+    unread_s: float = 60.0
+    """How long the rest of an answer waits in Envoy for a caller who does not take it; up to 1 MiB."""
+    idle_s: float = 3600.0
+    """A connection without a call for so long is closed gently."""
+    ping_every_s: float = 60.0
+    ping_within_s: float = 20.0
+    """A connection whose ping is not answered in time is closed, with its calls."""
     start_within_s: float = field(default=30.0)
     """Until the program in Envoy answers at all; building the service may take longer."""
 

@@ -80,6 +80,7 @@ class Supervisor:
         self._restart = asyncio.Event()
         self._failed: Failed | None = None
         self._was_ready = False
+        self._told_ready = False
         self._ended_at: list[float] = []
         self._started = 0
         self._scraped = Scraped(group.settings.service, lambda: [*self._processes.values()], self.is_ready)
@@ -168,7 +169,6 @@ class Supervisor:
 
     async def _until_ended(self, slot: int) -> str:
         """Look at the slot's process, whichever it is, until it is no more; the reason."""
-        told = False
         while True:
             process = self._processes[slot]
             why = await self._look(process)
@@ -180,9 +180,9 @@ class Supervisor:
                 await process.wait()
                 self._scraped.gone.add(process.last_metrics)
                 return why
-            if told is not self.is_ready():
-                told = not told
-                _log.info("ready" if told else "not ready", extra={"engine_process": process.name})
+            if self._told_ready is not self.is_ready():
+                self._told_ready = not self._told_ready
+                _log.info("ready" if self._told_ready else "not ready", extra={"engine_process": process.name})
             await asyncio.sleep(self._pace.look_every_s)
 
     async def _look(self, process: Process) -> str:

@@ -1,65 +1,30 @@
-"""The engine `envoy`: a supervisor in this process, and the service in each of the Envoy processes that it keeps."""
+"""The engine `envoy`: the service in an Envoy process that a supervisor keeps."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import logging
 from pathlib import Path
 
 from prometheus_client import generate_latest
 
 from infermesh.config import ConfigError, load
-from infermesh.engine.worker import ProgramFailed, Worker, reference, resolve
+from infermesh.engine.worker import ProgramFailed, Worker, resolve
 from infermesh.garbage import settle_garbage
 from infermesh.memory import keep_freed_memory
-from infermesh.runtime.exits import EXIT_CONFIG
-from infermesh.runtime.life import Build, C, Telemetry, Told, serve_until
+from infermesh.runtime.exits import EXIT_CONFIG, EXIT_FAILED
+from infermesh.runtime.life import Telemetry, Told, serve_until
 from infermesh.telemetry import Metrics, Tracing, set_up_logs
 from infermesh.transport import Server
+from infermesh.transport.asgi import Application
 
-__all__ = ["in_envoy", "supervised"]
+__all__ = ["in_envoy"]
 
-
-def supervised(
-    name: str,
-    kind: type[C],
-    config: C,
-    build: Build[C] | str,
-    file: Path | None,
-    *,
-    inside_mesh: bool,
-    tools: Sequence[str],
-) -> int:
-    """Keep Envoy processes that run `in_envoy`, until SIGTERM or SIGINT."""
-    # Not at the top: a service on the other engine does without.
-    from infermesh.engine.settings import Settings
-    from infermesh.engine.supervisor import supervise
-
-    server = config.server
-    settings = Settings.of(
-        name,
-        server,
-        config.telemetry,
-        processes=server.processes,
-        max_connections=server.max_connections,
-        access_log=server.access_log,
-    )
-    order = {
-        "name": name,
-        "kind": reference(kind),
-        "build": build if isinstance(build, str) else reference(build),
-        "config": None if file is None else str(file.resolve()),
-        "inside_mesh": inside_mesh,
-        "tools": [*tools],
-    }
-    main = reference(in_envoy)
-    return asyncio.run(supervise(settings, main, order, tls=server.tls))
+_log = logging.getLogger("infermesh.runtime")
 
 
 async def in_envoy(worker: Worker) -> None:
     """The program of a worker: the service, as `run` was told of it by another process."""
-    from infermesh.transport.asgi import Application
-
     order = worker.order
     name, kind, build = order["name"], resolve(order["kind"]), resolve(order["build"])
     try:
@@ -89,6 +54,10 @@ async def in_envoy(worker: Worker) -> None:
         await serve_until(told, config, build, Telemetry(metrics, tracing), server, settle_garbage)
     except ConfigError as error:
         raise ProgramFailed(f"{name}: {error}", EXIT_CONFIG) from None
+    except Exception as error:
+        text = f"{name} could not be started: {error}"
+        _log.critical("%s", text, exc_info=error)
+        raise ProgramFailed(text, EXIT_FAILED) from None
     finally:
         await server.stop(0)
         await asyncio.to_thread(tracing.close)

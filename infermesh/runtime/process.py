@@ -1,30 +1,23 @@
-"""The life of a service's process: start, become ready, drain, stop."""
+"""The main function of a service: its configuration, its engine, its exit status."""
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import logging
-import os
-import signal
 import sys
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import infermesh
 from infermesh.config import ConfigError, load
 from infermesh.engine.worker import resolve
-from infermesh.garbage import settle_garbage
-from infermesh.memory import keep_freed_memory
 from infermesh.runtime.exits import EXIT_CONFIG, leave, line, status_of
-from infermesh.runtime.life import Build, C, Telemetry, Told, serve_until
-from infermesh.telemetry import Metrics, TelemetryServer, Tracing, set_up_logs
-from infermesh.transport import Server
+from infermesh.telemetry import set_up_logs
 
-__all__ = ["run", "serve"]
+if TYPE_CHECKING:  # imported where the service runs: a supervisor starts without gRPC
+    from infermesh.runtime.life import Build, C
 
-_log = logging.getLogger("infermesh.runtime")
+__all__ = ["run"]
 
 
 def run(
@@ -46,76 +39,16 @@ def run(
     except ConfigError as error:
         sys.exit(line(str(error), EXIT_CONFIG))
     set_up_logs(name, config.telemetry)
-    if config.server.engine == "envoy":
-        from infermesh.runtime.in_envoy import supervised  # not at the top: the other engine does without
 
-        leave(
-            status_of(
-                name,
-                lambda: supervised(name, kind, config, build, arguments.config, inside_mesh=inside_mesh, tools=tools),
-            )
-        )
-    keep_freed_memory()
-    try:
-        import uvloop
-    except ImportError:  # no wheel for this platform: asyncio's own loop serves too, about 15 % dearer a call
-        runner = asyncio.Runner()
-    else:
-        runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
-    chosen = resolve(build) if isinstance(build, str) else build
-    served = serve(name, config, chosen, inside_mesh=inside_mesh, when_built=settle_garbage, tools=tools)
-    leave(status_of(name, lambda: runner.run(served)))
+    def served() -> int | None:
+        # Not at the top: each engine does without what the other one needs.
+        if config.server.engine == "envoy":
+            from infermesh.runtime.supervised import supervised
 
+            return supervised(name, kind, config, build, arguments.config, inside_mesh=inside_mesh, tools=tools)
+        from infermesh.runtime.in_grpc import in_grpc
 
-async def serve(
-    name: str,
-    config: C,
-    build: Build[C],
-    *,
-    inside_mesh: bool = True,
-    stop: asyncio.Event | None = None,
-    when_built: Callable[[], None] = lambda: None,
-    tools: Sequence[str] = (),
-) -> None:
-    """Serve until a signal comes (or `stop` is set), then drain. Raises what `build` raises, and PortTaken.
+        in_grpc(name, config, resolve(build) if isinstance(build, str) else build, inside_mesh=inside_mesh, tools=tools)
+        return None
 
-    `when_built` is called once, when the service is built and before it is ready: what a process of its own does to itself then.
-
-    It listens before the service is built: health answers NOT_SERVING meanwhile. On the signal: health NOT_SERVING → `drain`
-    → no new calls, finish within `grace` → close what `build` opened → flush telemetry. A second signal exits at once.
-    """
-    stop = stop or asyncio.Event()
-    _on_signals(stop)
-    metrics, tracing = Metrics(name), Tracing(name, config.telemetry)
-    observe_tls = metrics.certificates("server")
-    server = Server(
-        name, config.server, inside_mesh=inside_mesh, refused=metrics.refused, observe_tls=observe_tls, tools=tools
-    )
-    telemetry_server = TelemetryServer(
-        config.server.host, config.server.http_port, metrics.registry, lambda: server.is_ready
-    )
-    try:
-        await server.start()
-        _log.info("listening", extra={"grpc_port": server.port, "http_port": telemetry_server.port, "pid": os.getpid()})
-        told = Told.by_itself(stop, config.server.drain)
-        await serve_until(told, config, build, Telemetry(metrics, tracing), server, when_built)
-        _log.info("stopped")
-    finally:
-        await server.stop(0)
-        telemetry_server.close()  # these two block the loop, on which nothing is left to do
-        tracing.close()
-
-
-def _on_signals(stop: asyncio.Event) -> None:
-    if threading.current_thread() is not threading.main_thread():
-        return  # a test that serves in a thread stops by its event
-    loop = asyncio.get_running_loop()
-
-    def arrived(number: int) -> None:
-        if stop.is_set():
-            _log.warning("second signal: exiting at once")
-            os._exit(128 + number)
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, arrived, number)
+    leave(status_of(name, served))

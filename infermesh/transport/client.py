@@ -201,7 +201,10 @@ class RemoteService(InferenceService, ModelRepository):
             if (journal := call.journal) is not None:
                 journal.endpoint = endpoint.address
             try:
-                answer = read(await endpoint.channel.unary(rpc, data, timeout=timeout_s, metadata=metadata))
+                asked = endpoint.channel.unary(
+                    rpc, data, timeout=timeout_s, metadata=metadata, is_ready=endpoint.is_ready
+                )
+                answer = read(await asked)
             except grpc.aio.AioRpcError as failure:
                 error = self._judged(failure, endpoint, timeout_s, answers, trial, model, tried, copy=call.shadow)
                 if not was_not_sent(failure):

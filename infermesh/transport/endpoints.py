@@ -18,6 +18,7 @@ from infermesh.config import BackendConfig
 from infermesh.errors import DeadlineExceeded, Unavailable
 from infermesh.transport.channel import Channel
 from infermesh.transport.endpoint import Endpoint
+from infermesh.transport.http2.lane import Lane
 from infermesh.transport.resolver import MAX_ADDRESSES, Dns, Resolver, resolver_of
 from infermesh.transport.tls import Observe, Pem, follow, ignore, read_client
 
@@ -246,13 +247,22 @@ class Endpoints:
             self._keep(endpoint.channel.leave())
         for address in addresses:
             if address not in self._all:
-                channel = Channel(address, self._options, self._credentials)
+                channel = Channel(address, self._options, self._credentials, self._lane(address))
                 self._all[address] = endpoint = Endpoint(address, channel, None)
                 if self._limits is not None:
                     changed = functools.partial(self._breaker_changed, endpoint)
                     endpoint.breaker = Breaker(self._limits, changed=changed, clock=self._clock, draw=self._draw)
                 self._start_following(endpoint)
         self._rebuild()
+
+    def _lane(self, address: str) -> Lane | None:
+        """Plain text alone: certificates that change, and who may call whom, are grpc's."""
+        config = self._config
+        if config.via != "http2" or config.tls is not None:
+            return None
+        authority = str(config.target) if isinstance(resolver_of(config.target), Dns) else address
+        limit = config.max_message
+        return Lane(address, authority, max_send=limit, max_receive=limit, keepalive_s=config.keepalive)
 
     async def _follow(self, endpoint: Endpoint) -> None:
         """Keep the endpoint's present channel connected and know its state, until it is closed or changed for another."""

@@ -44,6 +44,7 @@ MAX_GATEWAYS = 99  # that are counted
 MAX_BAGGAGE = 4096  # what we add must not push the metadata over grpc's 8 KiB, where the next hop would refuse the call
 
 _WISHES = (VARIANT, DEBUG)
+_TOLD = frozenset((TENANT, VARIANT, SHADOW, ATTEMPT))  # by one hop of the mesh to the next
 
 Metadata = Sequence[tuple[str, str | bytes]]
 
@@ -71,13 +72,14 @@ def read_call(metadata: Metadata, time_remaining: float | None, peer: str, *, in
         gateways = found[GATEWAYS]
         call.gateways = min(int(gateways), MAX_GATEWAYS) if gateways.isdecimal() and len(gateways) < 4 else 0
     if inside_mesh:
-        tenant = found.get(TENANT)
-        if tenant:
-            call.caller = Caller(tenant=_decoded(tenant))
-        call.variant = _decoded(found.get(VARIANT, ""))
-        call.shadow = found.get(SHADOW) == "1"
-        attempt = found.get(ATTEMPT, "")
-        call.attempt = int(attempt) if attempt.isdecimal() and len(attempt) < 4 else 1
+        if not _TOLD.isdisjoint(found):
+            tenant = found.get(TENANT)
+            if tenant:
+                call.caller = Caller(tenant=_decoded(tenant))
+            call.variant = _decoded(found.get(VARIANT, ""))
+            call.shadow = found.get(SHADOW) == "1"
+            attempt = found.get(ATTEMPT, "")
+            call.attempt = int(attempt) if attempt.isdecimal() and len(attempt) < 4 else 1
     else:
         call.gateways += 1  # this one: what stands at the edge
         call.trailing = {}  # only the edge tells its callers anything; hops inside the mesh pay one test for it

@@ -135,7 +135,11 @@ class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated
 
     @_answered
     async def ModelInfer(self, request: pb.ModelInferRequest, call: Call) -> pb.ModelInferResponse:
-        service = self._enter(request.model_name)
+        service = self.service
+        if service is None or self.in_flight >= self._max_in_flight:
+            service = self._enter(request.model_name)  # which refuses
+        else:
+            self.in_flight += 1
         try:
             return await service.infer(request, call)
         finally:

@@ -110,10 +110,11 @@ class AskingConfig(Model):
     """The parameter `priority` of all questions, whatever the caller's is; a number past the predictor's last level is its last
     one, so that predictions go first."""
 
-    max_rows: int = Field(4096, ge=1)
-    """Rows of one ModelInfer. Larger ones are fewer, but predictions wait behind them."""
-    max_bytes: Size = "4MiB"  # type: ignore[assignment]
-    """Size of one ModelInfer and of its answer; a single row may be larger."""
+    max_rows: int = Field(131_072, ge=1)
+    """Rows of one ModelInfer. The predictor runs them in slices, between which predictions have their turn; where a backend runs
+    them whole, predictions wait behind them, and 4096 is a better number."""
+    max_bytes: Size = "16MiB"  # type: ignore[assignment]
+    """Size of one ModelInfer and of its answer; a single row may be larger. Some servers take no more than 4MiB."""
     in_flight: int = Field(8, ge=1)
     """ModelInfers at a time, of all explanations together."""
     in_flight_each: int = Field(4, ge=1)

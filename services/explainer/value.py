@@ -19,7 +19,7 @@ from services.explainer.together import together
 __all__ = ["Value"]
 
 BLOCK_ROWS = (
-    2**16
+    2**17
 )  # composite rows that are made distinct together: some ms in a thread, which may hold the interpreter
 BLOCK_ANSWERS = 2**23  # and answers, in elements: 64 MiB
 BLOCKS = 2  # one is put together while the other is asked about

@@ -111,6 +111,8 @@ class GatewayConfig(ServiceConfig):
                 faults.append(str(error))
         if unknown := set(self.concurrency.backends) - set(self.backends):
             faults.append(f"concurrency.backends: there is no backend {', '.join(sorted(unknown))}")
+        if self.compare.enabled and self.server.processes > 1:  # each would see, report and save a part of the pairs
+            faults.append("compare: expected `server.processes: 1` with it; several replicas can be had")
         if faults:
             raise ValueError("\n  ".join(faults))
         return self

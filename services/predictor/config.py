@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainSerializer, ValidationInfo
+from pydantic import BeforeValidator, Field, PlainSerializer, ValidationInfo, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from infermesh.config import Duration, Model, ServiceConfig, Size
@@ -120,6 +120,9 @@ class ExecutionConfig(Model):
     RESOURCE_EXHAUSTED, and no other does."""
     inline_below: Duration = "200us"  # type: ignore[assignment]
     """A model whose warm-up runs take less at the 99th percentile runs without a hop to a thread; 0: none does."""
+    slice_rows: int = Field(4096, ge=0)
+    """Rows that are run at once: a larger request runs in slices, between which others have their turn, if the model answers a
+    row the same whatever is run with it, which is tried out on made-up rows; 0: requests run whole."""
     profile_folder: ConfigPath | None = None
     """Where profiles that somebody asks for are written; left out: `infermesh-profiles` in the system's folder for temporary
     files."""
@@ -182,3 +185,11 @@ class PredictorConfig(ServiceConfig):
     queue: QueueConfig = QueueConfig()
     response_cache: ResponseCacheConfig = ResponseCacheConfig()
     deadline: DeadlineConfig = DeadlineConfig()
+
+    @model_validator(mode="after")
+    def _loads_reach_all(self) -> PredictorConfig:
+        if self.repository.mode == "explicit" and self.server.processes > 1:
+            raise ValueError(
+                "repository.mode explicit: a load reaches one process; expected `server.processes: 1` with it"
+            )
+        return self

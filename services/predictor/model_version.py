@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 from infermesh.call import Call
 from infermesh.errors import quoted
 from infermesh.tensors import Array
+from services.predictor.answers import Answers
 from services.predictor.execution.session import Session
 from services.predictor.execution.warm_up import timed_inline, warm_up
+from services.predictor.known_inputs import KnownInputs
 from services.predictor.model_config import ModelSettings
 from services.predictor.response_cache import ResponseCache
 from services.predictor.scheduling.batching import check_batchable
 from services.predictor.scheduling.instances import Instances
-from services.predictor.scheduling.row_independence import check_rows_independent
+from services.predictor.scheduling.row_independence import check_rows_independent, rows_are_independent
+from services.predictor.scheduling.slices import Slices
 from services.predictor.statistics import Statistics
 
 __all__ = ["ModelVersion"]
@@ -39,6 +43,7 @@ class ModelVersion:
         self.response_cache = ResponseCache(cache.max_bytes) if cache.enabled else None
         self.session = Session(model, version, path, settings.execution)
         self.signature = self.session.signature
+        self.known_inputs, self.answers = KnownInputs(), Answers(self.version_text)
         self.size_bytes = self.session.size_bytes
         files = beside or path.parent.parent
         warm_up(self.session, settings.warm_up, files)
@@ -47,10 +52,12 @@ class ModelVersion:
             check_batchable(self.signature, unchecked=settings.batching.unchecked)
             check_rows_independent(self.session, model, version, settings, files)
         self._inline = timed_inline(self.session, path, settings.execution.inline_below)
+        what = f"model {quoted(model)} version {version}"
+        names = [name for name in self.signature.input_by_name if name not in self.signature.optional]
         self._instances = Instances(
-            f"model {quoted(model)} version {version}",
+            what,
             self.session.run,
-            names=[name for name in self.signature.input_by_name if name not in self.signature.optional],
+            names=names,
             instances=settings.execution.instances,
             devices=len(self.session.devices),
             queue=settings.queue,
@@ -58,6 +65,9 @@ class ModelVersion:
             waited=self.statistics.waited,
             executed=self.statistics.executed,
         )
+        checked = functools.partial(rows_are_independent, self.session, model, version, settings, files)
+        independent = (lambda: True) if settings.batching.enabled else checked
+        self._slices = Slices(what, self._instances, names, settings.execution.slice_rows, independent)
 
     @property
     def waiting(self) -> int:
@@ -89,6 +99,8 @@ class ModelVersion:
             values, took_s = inline.run(self.session.run, arrays, outputs)
             self.statistics.waited(0.0)
             self.statistics.executed(1, rows, took_s)
+        elif rows > self._slices.above:
+            values = await self._slices.run(arrays, outputs, rows, level, call)
         else:
             values = await instances.run(arrays, outputs, rows, level, call)
         datatypes = self._datatypes

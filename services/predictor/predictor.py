@@ -16,7 +16,7 @@ from infermesh.names import check_model_name
 from infermesh.parameters import check_parameters, priority_of
 from infermesh.protocol import open_inference_pb2 as pb
 from infermesh.service import InferenceService, ModelRepository
-from infermesh.tensors import MAX_RANK, Array, add_outputs, read_inputs, uses_raw
+from infermesh.tensors import MAX_RANK, Array, read_inputs
 from services.predictor.describe import config_message, metadata_message, statistics_message
 from services.predictor.model_version import ModelVersion
 from services.predictor.nan import has_nan
@@ -48,9 +48,9 @@ class Predictor(InferenceService, ModelRepository):
         statistics.begun += 1
         started = perf_counter()
         try:
-            # Held to the end: each loop over a message's tensors makes their Python objects anew when nobody holds them, 1 µs.
-            inputs = list(request.inputs)
-            check_parameters(request)
+            arrays = version.known_inputs.read(request)
+            if arrays is None or request.parameters or request.outputs:
+                check_parameters(request)
             # A copy is asked to know what the model says now: what another call was answered is no evidence.
             cache = None if call.shadow else version.response_cache
             key = b""
@@ -63,22 +63,23 @@ class Predictor(InferenceService, ModelRepository):
                     statistics.hit(looked - started, perf_counter() - started)
                     return kept
                 statistics.cache_miss.add(looked - started)
-            if _is_read_slowly(inputs):
-                arrays, outputs = await self._in_thread(_read, version, request, inputs)
-            else:
-                arrays, outputs = _read(version, request, inputs)
+            if arrays is None:
+                # Held to the end: each loop over a message's tensors makes their Python objects anew when nobody holds them.
+                inputs = list(request.inputs)
+                if _is_read_slowly(inputs):
+                    arrays = await self._in_thread(_read, version, request, inputs)
+                else:
+                    arrays = _read(version, request, inputs)
+            outputs = version.signature.requested([o.name for o in request.outputs] if request.outputs else ())
             rows = _rows(arrays)
             priority = priority_of(request)
             read = perf_counter()
             values = await version.run(arrays, outputs, call, rows=rows, priority=priority)
             ran = perf_counter()
-            response = pb.ModelInferResponse(
-                model_name=request.model_name, model_version=version.version_text, id=request.id
-            )
             if _is_written_slowly(values):
-                has_nan = await self._in_thread(_write, response, values, uses_raw(request))
+                response, has_nan = await self._in_thread(_answered, version, request, values)
             else:
-                has_nan = _write(response, values, uses_raw(request))
+                response, has_nan = _answered(version, request, values)
             if cache is not None:
                 cache.put(key, response)
         except MeshError as error:
@@ -157,15 +158,15 @@ def _is_written_slowly(values: list[tuple[str, str, Array]]) -> bool:
     return False
 
 
-def _read(version: ModelVersion, request: pb.ModelInferRequest, inputs: Inputs) -> tuple[dict[str, Array], list[str]]:
+def _read(version: ModelVersion, request: pb.ModelInferRequest, inputs: Inputs) -> dict[str, Array]:
     arrays = read_inputs(request)
     signature = version.signature
     signature.check_datatypes(inputs)
     signature.check(arrays)
-    outputs = signature.requested([o.name for o in request.outputs] if request.outputs else ())
+    version.known_inputs.learn(request, arrays)
     if signature.strings:
         signature.to_strings(arrays)
-    return arrays, outputs
+    return arrays
 
 
 def _rows(arrays: dict[str, Array]) -> int:
@@ -176,10 +177,12 @@ def _rows(arrays: dict[str, Array]) -> int:
     return 1
 
 
-def _write(response: pb.ModelInferResponse, values: list[tuple[str, str, Array]], raw: bool) -> bool:
-    """Put the outputs into the response; returns whether there is a NaN in them."""
-    add_outputs(response, values, raw=raw)
-    nan = False
+def _answered(
+    version: ModelVersion, request: pb.ModelInferRequest, values: list[tuple[str, str, Array]]
+) -> tuple[pb.ModelInferResponse, bool]:
+    """The response with these outputs, and whether there is a NaN in them."""
+    response = version.answers.answer(request, values)
     for _, datatype, array in values:
-        nan = nan or has_nan(datatype, array)
-    return nan
+        if has_nan(datatype, array):
+            return response, True
+    return response, False

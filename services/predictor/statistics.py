@@ -112,12 +112,12 @@ class Statistics:
         self.queue_seconds.add(seconds)
 
     def executed(self, requests: int, rows: int, seconds: float) -> None:
-        """Count one run, of one request or of a batch of them."""
+        """Count one run, of one request or of a batch of them; of a later slice of a request there are none."""
         self.compute.count += requests
-        self.compute.seconds += requests * seconds
+        self.compute.seconds += (requests or 1) * seconds
         self.compute_seconds.add(seconds)
         self.batch_rows.add(rows)
-        self.batch_requests.add(requests)
+        self.batch_requests.add(requests or 1)
         size = self.sizes.get(rows)
         if size is None:
             size = self._size(rows)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 from conformance_wire import Target
@@ -14,7 +13,7 @@ from infermesh.cli.ports import free_port
 from infermesh.cli.processes import SERVICES, Mesh
 from infermesh.cli.valkey import Valkey
 
-__all__ = ["start_mesh"]
+__all__ = ["ConformanceMesh"]
 
 KEY, RESTRICTED_KEY, LIMITED_KEY = "every-right", "conf-linear-alone", "a-few-calls"
 FEATURED, AWAY = "conf-featured", "conf-away"
@@ -70,21 +69,37 @@ BACKGROUNDS = {
 }
 
 
-@contextmanager
-def start_mesh(folder: Path, repository: Path) -> Iterator[dict[str, Target]]:
-    """Start predictor, transformer, gateway and explainer on free ports, serving `repository`; end them on exit.
+class ConformanceMesh:
+    """Predictor, transformer, gateway and explainer on free ports, serving `repository`, until `close`.
 
-    `folder` is empty, for configuration files and logs. The result has a target per hop, with every field that a case
-    of that hop needs; README.md lists what that is. A process that has ended already is no failure on exit: the drain
-    case ends them.
+    `folder` is empty, for configuration files and logs. `targets` has one per hop, with every field that a case of that hop
+    needs; README.md lists what that is. A process that has ended already is no failure: the drain case ends them.
     """
-    models = _models(folder / "models", repository)
-    config = _config(folder / "config")
-    drain = {service: {f"INFERMESH_{service.upper()}__SERVER__DRAIN": DRAIN} for service in SERVICES}
-    with (
-        Valkey() as store,
-        Mesh(config=config, models=models, redis_url=store.url, env=drain, restarts=None) as mesh,
-    ):
+
+    def __init__(self, folder: Path, repository: Path, engine: str) -> None:
+        models, config = _models(folder / "models", repository), _config(folder / "config")
+        env = {
+            service: {
+                f"INFERMESH_{service.upper()}__SERVER__DRAIN": DRAIN,
+                f"INFERMESH_{service.upper()}__SERVER__ENGINE": engine,
+            }
+            for service in SERVICES
+        }
+        with ExitStack() as begun:
+            store = begun.enter_context(Valkey())
+            self._mesh = begun.enter_context(
+                Mesh(config=config, models=models, redis_url=store.url, env=env, restarts=None)
+            )
+            begun.callback(self._mesh.kill)  # how a service drains is a case of its own
+            self.targets = {service: self._target(service) for service in SERVICES}
+            self.close = begun.pop_all().close
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether none of its processes has ended."""
+        return all(self._mesh.status(service) is None for service in SERVICES)
+
+    def _target(self, service: str) -> Target:
         needs = {
             "gateway": {
                 "key": KEY,
@@ -95,10 +110,7 @@ def start_mesh(folder: Path, repository: Path) -> Iterator[dict[str, Target]]:
             },
             "transformer": {"away_model": AWAY, "featured_model": FEATURED},
         }
-        yield {
-            service: Target(service, mesh.address(service), pid=mesh.pid(service), **needs.get(service, {}))
-            for service in SERVICES
-        }
+        return Target(service, self._mesh.address(service), pid=self._mesh.pid(service), **needs.get(service, {}))
 
 
 def _models(folder: Path, repository: Path) -> Path:

@@ -15,6 +15,7 @@ from typing import Any
 
 import grpc
 import numpy as np
+from conformance_heard import Heard, Listener
 
 from infermesh.protocol import open_inference_pb2 as pb
 from infermesh.protocol import open_inference_pb2_grpc
@@ -80,6 +81,7 @@ class Target:
     away_model: str = ""  # routed to an address where nobody listens
     featured_model: str = ""  # takes an entity; a missing feature fails the call
     pid: int = 0  # the process that the drain case ends
+    heard: Heard = field(default_factory=Heard, compare=False)  # what its callers were told in the running case
 
 
 @dataclass(frozen=True)
@@ -206,9 +208,10 @@ class Client:
     def __post_init__(self) -> None:
         sizes = [(f"grpc.max_{way}_message_length", UNLIMITED) for way in ("send", "receive")]
         # Its own connection: channels of one process to one address share one otherwise.
-        self.channel = grpc.insecure_channel(
+        plain = grpc.insecure_channel(
             self.target.address, [*sizes, ("grpc.use_local_subchannel_pool", 1)], **self.options
         )
+        self.channel = grpc.intercept_channel(plain, Listener(self.target.heard))
         self.stub = open_inference_pb2_grpc.GRPCInferenceServiceStub(self.channel)
 
     def close(self) -> None:

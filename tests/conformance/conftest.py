@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
 import pytest
 from conformance_cases import HOPS, Case, Refuse, Subject, check_refusal, subject_of
-from conformance_mesh import start_mesh
+from conformance_engines import ENGINES, LONG_CASES, Compared
+from conformance_mesh import ConformanceMesh
 from conformance_models import make
 from conformance_wire import Client, Target
 
@@ -17,6 +18,8 @@ from infermesh.protocol import open_inference_pb2 as pb
 # Drained in this order, each hop still has what stands behind it when its turn comes.
 OUTERMOST_FIRST = ("gateway", "explainer", "transformer", "predictor")
 LAST_CASE = "NET-drain"
+
+COMPARED = pytest.StashKey[Compared]()
 
 # option → the field of Target that it sets
 TARGET_OPTIONS = {
@@ -40,6 +43,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "case(case): the conformance case that a test is")
+    config.stash[COMPARED] = Compared()
     targets, hops = _named(config)
     if len(hops) not in (0, len(targets)) or len(set(hops)) != len(hops):
         raise pytest.UsageError("give one --hop per --target, each another one, or none at all")
@@ -50,64 +54,112 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a case once per hop that it is for and that is under test, and once per value of `each`."""
+    """Run a case once per hop that it is for and that is under test, once per value of `each`, and on each engine.
+
+    Servers of the command line have the engine that they have. Otherwise all cases are run on engine grpcio, and on engine
+    envoy those that don't take long; with `--long` all on both, since what they were told is compared.
+    """
     marker = metafunc.definition.get_closest_marker("case")
     if marker is None:
         return
     one: Case = marker.args[0]
     targets, hops = _named(metafunc.config)
     under_test = (hops or HOPS[:1]) if targets else HOPS
-    hops_of_case = [hop for hop in one.hops if hop in under_test]
-    if one.each is None:
-        metafunc.parametrize("hop", hops_of_case, ids=[f"{one.id}-{hop}" for hop in hops_of_case], scope="session")
-        return
-    name, values = one.each
-    pairs = [(hop, value) for hop in hops_of_case for value in values]
-    ids = [f"{one.id}.{value}-{hop}".replace(" ", "") for hop, value in pairs]
-    metafunc.parametrize(("hop", name), pairs, ids=ids, scope="session")
+    long = metafunc.config.getoption("--long", False)
+    name, values = one.each or ("", ("",))
+    engines = (
+        [""] if targets else [engine for engine in ENGINES if long or engine == ENGINES[0] or one.id not in LONG_CASES]
+    )
+    each = [
+        pytest.param(
+            hop, engine, *([value] if name else []),
+            id="-".join([f"{one.id}.{value}" if name else one.id, hop, *([engine] if engine in ENGINES[1:] else [])]).replace(" ", ""),
+            marks=[pytest.mark.long] if long else [],
+        )
+        for hop in one.hops if hop in under_test for value in values for engine in engines
+    ]  # fmt: skip
+    metafunc.parametrize(("hop", "engine", *([name] if name else [])), each)
 
 
 @pytest.hookimpl(trylast=True)  # after plugins that shuffle
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The drain cases come last: no other case can be run on a server that was drained."""
+    """One engine after the other, and the drain cases last: no other case can be run on a server that was drained."""
 
-    def turn(item: pytest.Item) -> int:
+    def turn(item: pytest.Item) -> tuple[int, int]:
         marker = item.get_closest_marker("case")
-        if marker is None or marker.args[0].id != LAST_CASE:
-            return 0
-        hop = getattr(item, "callspec", None) and item.callspec.params.get("hop")
-        return 1 + OUTERMOST_FIRST.index(hop) if hop else 0
+        params = getattr(item, "callspec", None) and item.callspec.params
+        if marker is None or not params:
+            return 0, 0
+        drains = 1 + OUTERMOST_FIRST.index(params["hop"]) if marker.args[0].id == LAST_CASE else 0
+        return (ENGINES.index(params["engine"]) if params["engine"] else 0), drains
 
     items.sort(key=turn)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
+    """A case fails, too, when its callers were told something else than on the engine before."""
+    marker = pyfuncitem.get_closest_marker("case")
+    engine = (
+        pyfuncitem.callspec.params.get("engine") if marker is not None and hasattr(pyfuncitem, "callspec") else None
+    )
+    if not engine:
+        return (yield)
+    target: Target = pyfuncitem.funcargs["target"]
+    target.heard.begin()
+    done = yield
+    values = [str(value) for name, value in sorted(pyfuncitem.callspec.params.items()) if name != "engine"]
+    pyfuncitem.config.stash[COMPARED].check(marker.args[0].id, values, engine, target.heard.all())
+    return done
+
+
 @pytest.fixture(scope="session")
-def targets(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Target]]:
+def meshes(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str, bool], ConformanceMesh]]:
+    """The mesh of an engine, started when it is first asked for; another one when it has to be whole and was drained."""
+    running: dict[str, ConformanceMesh] = {}
+    built = request.config.getoption("--models-from", None)
+    repository = Path(built) if built else tmp_path_factory.mktemp("models")
+    if not built:
+        make(repository)
+
+    def mesh_of(engine: str, whole: bool) -> ConformanceMesh:
+        if engine in running and whole and not running[engine].is_whole:
+            running.pop(engine).close()
+        if engine not in running:
+            running[engine] = ConformanceMesh(tmp_path_factory.mktemp("mesh"), repository, engine)
+        return running[engine]
+
+    yield mesh_of
+    for mesh in running.values():
+        mesh.close()
+
+
+@pytest.fixture
+def targets(request: pytest.FixtureRequest, engine: str) -> dict[str, Target]:
     """The servers under test by hop: those of the command line, else a mesh that is started here."""
     addresses, hops = _named(request.config)
     if addresses:
         given = {field: request.config.getoption(option) for option, (field, _) in TARGET_OPTIONS.items()}
         given["pid"] = int(given["pid"] or 0)
-        yield {hop: Target(hop, at, **given) for hop, at in zip(hops or HOPS[:1], addresses, strict=True)}
-        return
-    built = request.config.getoption("--models-from", None)
-    repository = Path(built) if built else tmp_path_factory.mktemp("models")
-    if not built:
-        make(repository)
-    with start_mesh(tmp_path_factory.mktemp("mesh"), repository) as mesh:
-        yield mesh
+        return {hop: Target(hop, at, **given) for hop, at in zip(hops or HOPS[:1], addresses, strict=True)}
+    drains = request.node.get_closest_marker("case").args[0].id == LAST_CASE
+    mesh: ConformanceMesh = request.getfixturevalue("meshes")(engine, not drains)
+    return mesh.targets
 
 
 @pytest.fixture(scope="session")
-def clients(targets: dict[str, Target]) -> Iterator[dict[str, Client]]:
-    clients = {hop: Client(target) for hop, target in targets.items()}
+def clients() -> Iterator[dict[Target, Client]]:
+    """Those that were made, until the end."""
+    clients: dict[Target, Client] = {}
     yield clients
     for client in clients.values():
         client.close()
 
 
 @pytest.fixture(scope="session")
-def subjects() -> dict[str, Subject]:
+def subjects() -> dict[Target, Subject]:
     """The subjects that were asked for once."""
     return {}
 
@@ -125,16 +177,17 @@ def target(request: pytest.FixtureRequest, hop: str, targets: dict[str, Target])
 
 
 @pytest.fixture
-def client(target: Target, clients: dict[str, Client]) -> Client:
-    return clients[target.hop]
+def client(target: Target, clients: dict[Target, Client]) -> Client:
+    if target not in clients:
+        clients[target] = Client(target)
+    return clients[target]
 
 
 @pytest.fixture
-def subject(client: Client, subjects: dict[str, Subject]) -> Subject:
-    hop = client.target.hop
-    if hop not in subjects:
-        subjects[hop] = subject_of(client)
-    return subjects[hop]
+def subject(client: Client, subjects: dict[Target, Subject]) -> Subject:
+    if client.target not in subjects:
+        subjects[client.target] = subject_of(client)
+    return subjects[client.target]
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from pathlib import Path
@@ -43,7 +44,7 @@ def test_only_the_service_s_own_code_is_copied(dockerfile: str) -> None:
     copied = re.findall(r"^COPY (?!--from)(.+) \S+$", dockerfile, re.MULTILINE)
 
     assert copied == [
-        "requirements/${SERVICE}.txt",
+        "requirements/${SERVICE}.txt requirements/${SERVICE}-envoy.txt",
         "infermesh",
         "services/__init__.py",
         "services/${SERVICE}",
@@ -51,6 +52,16 @@ def test_only_the_service_s_own_code_is_copied(dockerfile: str) -> None:
     ]
     assert "rm -rf /app/infermesh/cli" in dockerfile
     assert "keys.yaml" not in dockerfile
+
+
+def test_an_image_with_an_engine_that_can_not_run_is_not_built(dockerfile: str, root: Path) -> None:
+    """With ENGINE=envoy the build asks the code that starts it, with the image's Python and no bytecode left behind."""
+    (asked,) = re.findall(r"envoy\) cd /app && (/opt/venv/bin/python -B -c '(.+?)') ;;", _instructions(dockerfile))
+
+    compile(asked[1], "Dockerfile", "exec")
+    module, name = re.findall(r"from ([\w.]+) import (\w+)", asked[1])[0]
+    assert hasattr(importlib.import_module(module), name)
+    assert re.findall(r"^ARG ENGINE=(\w+)$", dockerfile, re.MULTILINE) == ["grpcio"]
 
 
 def test_python_is_process_one(dockerfile: str) -> None:

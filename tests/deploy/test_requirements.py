@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 IMAGES = ("gateway", "transformer", "predictor", "explainer")
-CONSISTENT = (*IMAGES, "run", "dev")  # the others are environments of their own
-ALL = (*CONSISTENT, "predictor-gpu", "tritonclient", "protobuf7", "kserve", "mlserver", "envoy", "feast")
+WITH_ENVOY = tuple(f"{image}-envoy" for image in IMAGES)
+CONSISTENT = (*IMAGES, *WITH_ENVOY, "run", "dev")  # the others are environments of their own
+ALL = (*CONSISTENT, "predictor-gpu", "tritonclient", "protobuf7", "kserve", "mlserver", "feast", *WITH_ENVOY)
 PIN = re.compile(r"^([a-z0-9][a-z0-9._-]*)(\[[a-z,]+\])?==([^ ]+)(?: ; (.*?))? \\$")
 
 
@@ -50,6 +51,15 @@ def test_an_image_has_what_its_service_asks_for(root: Path, project: dict[str, A
     assert _names(asked) <= {name for name, *_ in _pins(root, image)}
 
 
+@pytest.mark.parametrize("image", IMAGES)
+def test_the_second_engine_is_an_addition(root: Path, project: dict[str, Any], image: str) -> None:
+    """An image with both engines has what the smaller one has, of the same versions, and what the extra asks for."""
+    with_envoy = _pins(root, f"{image}-envoy")
+
+    assert _pins(root, image) <= with_envoy
+    assert _names(project["project"]["optional-dependencies"]["envoy"]) <= {name for name, *_ in with_envoy}
+
+
 def test_run_has_every_service_and_the_command(root: Path, project: dict[str, Any]) -> None:
     """`make run` installs what all services and the command need, and what builds the project."""
     extras = project["project"]["optional-dependencies"]
@@ -58,7 +68,7 @@ def test_run_has_every_service_and_the_command(root: Path, project: dict[str, An
     assert _names(asked) | {"setuptools"} <= {name for name, *_ in _pins(root, "run")}
 
 
-@pytest.mark.parametrize("name", [*IMAGES, "run"])
+@pytest.mark.parametrize("name", [*IMAGES, *WITH_ENVOY, "run"])
 def test_no_development_tool_is_deployed(root: Path, name: str) -> None:
     """Training, linting, testing and code generation stay on the developer's machine."""
     tools = {

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 from e2e_door import KEY
+from e2e_engines import serving_pids
 
 from infermesh.call import Call
 from infermesh.cli.scrape import Samples, scrape
@@ -152,5 +153,6 @@ class Gateway:
 
 
 def resident_bytes(pid: int) -> int:
-    """Memory that a process has."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    """Memory of the processes that carry the calls of a service."""
+    pages = sum(int(Path(f"/proc/{each}/statm").read_text().split()[1]) for each in serving_pids(pid))
+    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -55,7 +55,9 @@ class Load:
                 raise AssertionError(f"{more} more calls did not end within {timeout_s:g} s: {self.ended}")
 
     async def _run(self) -> None:
-        async with grpc.aio.insecure_channel(self._target, options=[("grpc.service_config", BALANCED)]) as channel:
+        # A connection of its own, beside other loads of the process.
+        options = [("grpc.service_config", BALANCED), ("grpc.use_local_subchannel_pool", 1)]
+        async with grpc.aio.insecure_channel(self._target, options=options) as channel:
             await asyncio.gather(*(self._caller(channel.unary_unary(METHOD)) for _ in range(self._callers)))
 
     async def _caller(self, infer: grpc.aio.UnaryUnaryMultiCallable) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from benchmarks.explainer_beside import beside
 from benchmarks.explainer_cost import EVALS, PYTHON, Ask, Servers, exact, ours, peer, rmse, served, sought
 from benchmarks.tree_shap import Tensors, draw
 
@@ -77,3 +78,12 @@ def test_two_methods_of_shap_agree_with_each_other(ask: Ask) -> None:
     assert np.abs(some.values - every.values).max() < 0.02
     assert not np.array_equal(some.values, every.values)
     assert (every.values != 0).sum() >= (some.values != 0).sum()
+
+
+def test_predictions_go_on_beside_explanations(servers: Servers, rows: Tensors) -> None:
+    """The benchmark of their latency: there are some, alone and beside explanations, which come about too."""
+    alone, both = beside(servers, rows, 0.1, evaluations=None), beside(servers, rows, 0.1)
+
+    assert alone.predictions and not alone.explanations
+    assert both.predictions and both.explanations
+    assert 0 < both.p50 <= both.p99 <= both.worst

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from benchmarks.contenders import WrongAnswer
-from benchmarks.gateway_cost import between, lost
+from benchmarks.gateway_cost import lost
 from benchmarks.gateways import ENVOY, Did, bare, check, envoy, envoy_did, gateway, gateway_did
-from benchmarks.pairs import Contender, Ratio
+from benchmarks.pairs import Contender, Rounds
 from benchmarks.processes import free_port, process
 from infermesh.protocol.open_inference_pb2 import ModelInferRequest, ModelInferResponse
 from infermesh.tensors import add_inputs, add_outputs
@@ -97,6 +97,8 @@ def test_lost_copies_fail_the_row() -> None:
     assert lost(Did(Counter(stable=1000), Counter(mirrored=98, shed=2)))
 
 
-def test_a_ratio_between_peers_comes_from_the_same_rounds() -> None:
-    """Ours costs 6 and 8, the one 3 and 2, the other 12 and 4: the one is 0.25 and 0.5 of the other."""
-    assert between(Ratio((6 / 3, 8 / 2)), Ratio((6 / 12, 8 / 4))).rounds == (0.25, 0.5)
+def test_a_ratio_comes_from_the_same_rounds() -> None:
+    """The one costs 3 and 2, the other 12 and 4: the one is 0.25 and 0.5 of the other."""
+    measured = Rounds({"one": [{"cpu_us": 3}, {"cpu_us": 2}], "other": [{"cpu_us": 12}, {"cpu_us": 4}]})
+
+    assert measured.ratio("one", "other").rounds == (0.25, 0.5)

@@ -44,7 +44,7 @@ def test_a_peer_answers_as_our_predictor_does(
         answers = {rows: answer(contender, payload) for rows, payload in _requests().items()}
 
     for rows, theirs in answers.items():
-        check_same(peer.title, theirs, predictor[rows])
+        check_same(peer.title, theirs, predictor[rows], columns=peer.columns)
 
 
 @pytest.mark.parametrize(
@@ -71,6 +71,22 @@ def test_a_peer_that_answers_otherwise_is_not_measured(change: str) -> None:
     check_same("ours", expected, expected)
     with pytest.raises(WrongAnswer, match="theirs: "):
         check_same("theirs", theirs, expected)
+
+
+def test_a_column_is_a_vector_where_that_is_said() -> None:
+    """[n, 1] for [n], of those who can't but say so; no other shape, and not of the others."""
+    expected = ModelInferResponse(model_name="m", raw_output_contents=[np.ones(2, np.float32).tobytes()])
+    expected.outputs.add(name="y", datatype="FP32", shape=[2])
+    column, row = ModelInferResponse(), ModelInferResponse()
+    for message, shape in ((column, [2, 1]), (row, [1, 2])):
+        message.CopyFrom(expected)
+        message.outputs[0].shape[:] = shape
+
+    check_same("a column", column, expected, columns=True)
+    with pytest.raises(WrongAnswer, match="a row: "):
+        check_same("a row", row, expected, columns=True)
+    with pytest.raises(WrongAnswer, match="a column: "):
+        check_same("a column", column, expected)
 
 
 def _requests() -> dict[str, Payload]:

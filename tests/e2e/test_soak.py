@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from e2e_door import DRAINED, golden, request_of
+from e2e_engines import serving_pids
 from e2e_load import Load
 
 from infermesh.cli.processes import SERVICES, Mesh, Restarts
@@ -60,5 +61,5 @@ def test_memory_stays_flat_under_load(unlimited: Mesh) -> None:
 
 
 def _resident_bytes(pid: int) -> int:
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    pages = sum(int(Path(f"/proc/{each}/statm").read_text().split()[1]) for each in serving_pids(pid))
     return pages * os.sysconf("SC_PAGE_SIZE")

@@ -21,6 +21,7 @@ from infermesh.transport.asgi.wire import PREFIX, WireError, timeout_s
 __all__ = ["Call"]
 
 UNEXPECTED = "internal error; the log has it"
+MAX_UNREAD_BYTES = 1 << 18  # of an answer that is left to the host; it has room for four times as much
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class Call(Answer):
     requests: Requests | None = None
     is_half_closed = False  # nothing more comes but the news that the caller has gone
     is_reading = False  # the one request of a call that has one
-    _is_cut = False  # from outside the method
+    is_cut = False  # from outside the method
     _is_plain = True  # nothing is to be told but the answer
     _final: tuple[grpc.StatusCode, str] | None = None
     _code = grpc.StatusCode.OK
@@ -50,7 +51,15 @@ class Call(Answer):
     _callbacks: list[Callable[[Any], None]] | None = None
     _looking: asyncio.Future[Any] | None = None
 
-    def __init__(self, limits: Limits, method: Method, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        method: Method,
+        scope: Mapping[str, Any],
+        receive: Receive,
+        send: Send,
+        task: asyncio.Task[Any] | None = None,
+    ) -> None:
         self._send = send  # Answer's two: a call less
         self._send_bytes = limits.send_bytes
         self.limits = limits
@@ -58,7 +67,7 @@ class Call(Answer):
         self.scope = scope
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self._receive = receive
-        self._task = asyncio.current_task()
+        self._task = task  # that runs the method
 
     def open(self) -> None:
         """Read what the caller wishes. Raises WireError for a call that can't be answered."""
@@ -95,8 +104,10 @@ class Call(Answer):
             self._tell(error)
             self._end_now(grpc.StatusCode.INTERNAL, UNEXPECTED)
 
-    def look(self) -> None:
+    def look(self, age_s: float) -> None:
         """See whether the caller is still there; `receive()` is ours once the request has been read to its end."""
+        if self.is_reading and age_s > self.limits.read_within_s:
+            self._end_now(grpc.StatusCode.DEADLINE_EXCEEDED, f"no whole request in {self.limits.read_within_s:g} s")
         if self.is_half_closed and self._looking is None and not self.is_over:
             self._looking = asyncio.ensure_future(self._receive())
             self._looking.add_done_callback(self._looked)
@@ -106,18 +117,24 @@ class Call(Answer):
         is_ok = self._is_plain or (self._final is None and self._code is grpc.StatusCode.OK)
         data = self.checked(self.method.serialise(message)) if is_ok else b""
         try:
-            if self._is_plain:
+            if self._is_plain and len(data) <= MAX_UNREAD_BYTES:
                 body = {"type": "http.response.body", "body": PREFIX.pack(0, len(data)) + data, "more_body": False}
                 self.is_over = self.is_started = True
                 send = self._send
                 await send(START)
                 await send(body)
-                await send(OK_TRAILERS)
+                if pairs := self._trailing_pairs:
+                    await send({**OK_TRAILERS, "headers": [*OK_TRAILERS["headers"], *pairs]})
+                else:
+                    await send(OK_TRAILERS)
                 return
             if is_ok:
                 if not self.is_started:
                     await self.send_head([])
                 await self.send_message(data, compress=self._is_compressing_next)
+                if len(data) > MAX_UNREAD_BYTES:
+                    # Until the caller has taken most of it: its place is not another's before.
+                    await self._send_part(b"")
         except OSError:
             self.is_gone = True
         await self.end()
@@ -163,9 +180,9 @@ class Call(Answer):
         raise asyncio.CancelledError
 
     def _end_now(self, code: grpc.StatusCode, text: str) -> None:
-        if self._is_cut or self.is_over:
+        if self.is_cut or self.is_over:
             return  # a second cancellation would end what the method does to clean up
-        self._is_cut = True
+        self.is_cut = True
         self._is_plain = False
         self._final = self._final or (code, text)
         if self.is_reading:

@@ -90,8 +90,7 @@ class Context(Call):
     def set_trailing_metadata(self, trailing_metadata: Metadata) -> None:
         """Raises ValueError for what can't be sent."""
         self._trailing = trailing_metadata = tuple(trailing_metadata)
-        self._trailing_pairs = encoded_metadata(trailing_metadata)
-        self._is_plain = False
+        self._trailing_pairs = encoded_metadata(trailing_metadata)  # an answer is as plain with them
 
     def set_compression(self, compression: grpc.Compression) -> None:
         """Of the answers; it counts where the caller can unpack it. To be set before the first of them."""

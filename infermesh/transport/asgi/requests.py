@@ -35,17 +35,24 @@ async def read_only(receive: Receive, call: Call) -> bytes | None:
             return part[PREFIX_BYTES:]
     frames = Frames(call.limits.receive_bytes)
     found: tuple[bool, bytes] | None = None
-    while True:
-        if event["type"] != "http.request":
-            return None
-        frames.feed(event.get("body", b""))
-        if found is None:
-            found = frames.take()
-        if found is not None and not frames.is_between:
-            raise _cardinality("more")
-        if not event.get("more_body"):
-            break
-        event = await receive()
+    unfinished, held = call.limits.unfinished, 0
+    try:
+        while True:
+            if event["type"] != "http.request":
+                return None
+            part = event.get("body", b"")
+            held += len(part)
+            unfinished.take(len(part))
+            frames.feed(part)
+            if found is None:
+                found = frames.take()
+            if found is not None and not frames.is_between:
+                raise _cardinality("more")
+            if not event.get("more_body"):
+                break
+            event = await receive()
+    finally:
+        unfinished.let_go(held)
     if found is None:
         raise _cardinality("none") if frames.is_between else _cut_off()
     return await _plain(*found, call)
@@ -80,6 +87,7 @@ class Requests:
         self._call = call
         self._parse = parse
         self._frames = Frames(call.limits.receive_bytes)
+        self._held = 0  # bytes that no message was made of
         self._parts: asyncio.Queue[bytes | None] = asyncio.Queue(1)  # None: the end
         self._ended = False
         self._receiving = False
@@ -104,16 +112,23 @@ class Requests:
                     raise _cut_off()
                 return grpc.aio.EOF
             self._frames.feed(part)
+        self._let_go(PREFIX_BYTES + len(found[1]))
         return self._parse(await _plain(*found, self._call))
 
     def close(self) -> None:
         """The call is over. A `receive()` under way is left to its host, which ends it with the call: some complain of an answer
         that nobody waits for."""
         self._ended = True
+        self._let_go(self._held)
         if not self._receiving:
             self._pump.cancel()
         if self._parts.empty():
             self._parts.put_nowait(None)  # whoever still reads has waited for nothing
+
+    def _let_go(self, count: int) -> None:
+        count = min(count, self._held)  # nothing is left after the end
+        self._held -= count
+        self._call.limits.unfinished.let_go(count)
 
     async def _pumped(self) -> None:
         try:
@@ -126,6 +141,8 @@ class Requests:
                 if self._ended or self._call.is_gone:
                     return
                 if body := event.get("body", b""):
+                    self._held += len(body)
+                    self._call.limits.unfinished.take(len(body))
                     await self._parts.put(body)
                 if not event.get("more_body"):
                     self._call.is_half_closed = True

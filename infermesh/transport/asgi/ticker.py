@@ -27,8 +27,8 @@ class Ticked(Protocol):
     def expire(self) -> None:
         """Its deadline has passed."""
 
-    def look(self) -> None:
-        """See whether the caller is still there."""
+    def look(self, age_s: float) -> None:
+        """See whether the caller is still there, when the call is about so old."""
 
 
 C = TypeVar("C", bound=Ticked)
@@ -78,7 +78,7 @@ class Ticker(Generic[C]):
                 due.append(call)
         for call in due:
             call.look_at = now + min(MOST_TICKS, 1 + (now - call.born) // 4)
-            call.look()
+            call.look((now - call.born) * TICK_S)
 
     def expire(self) -> None:
         """End the calls whose deadlines have passed, and wait for the next deadline."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import stat
 from pathlib import Path
@@ -27,7 +29,7 @@ class FileSink(Sink):
     """A file that is appended to. Before it grows past `max_bytes` it becomes `<file>.1`, that one `<file>.2`, up to `keep`.
 
     One that was moved away or removed, as logrotate does it, is begun anew with the next lines. A pipe or a device is written to
-    as it is; without a reader a pipe fails instead of waiting for one.
+    as it is; without a reader a pipe fails instead of waiting for one. Several processes may append to one file.
     """
 
     def __init__(self, file: Path, max_bytes: int, keep: int) -> None:
@@ -45,7 +47,13 @@ class FileSink(Sink):
         if self._descriptor < 0:
             self._open()
         if self._regular and self._size_bytes and self._size_bytes + size_bytes > self._max_bytes:
-            self._rotate()
+            with contextlib.suppress(OSError):  # a file system without locks; the lock goes with the descriptor
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+            if self._was_moved():  # by another process, which had found it full too
+                self.close()
+                self._open()
+            else:
+                self._rotate()
 
     def write(self, data: bytes | memoryview) -> int:
         written = os.write(self._descriptor, data)
@@ -78,7 +86,10 @@ class FileSink(Sink):
             status = self._file.stat()
         except FileNotFoundError:
             return True
-        return (status.st_dev, status.st_ino) != self._identity
+        if (status.st_dev, status.st_ino) != self._identity:
+            return True
+        self._size_bytes = status.st_size  # others may have added to it
+        return False
 
     def _rotate(self) -> None:
         for number in range(self._keep, 0, -1):

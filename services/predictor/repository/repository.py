@@ -47,6 +47,7 @@ class Repository:
     def __init__(self, config: PredictorConfig, source: Source) -> None:
         self.source = source
         self.config = config.repository
+        self._processes = config.server.processes
         self.counts = Counts()
         self.looks = Looks(source, self.config.load_timeout, self.counts)
         self._models: dict[str, ServedModel] = {}
@@ -139,6 +140,7 @@ class Repository:
         """Load what the root has of the model now, all versions, and drop versions that are gone. Raises NotFound for no such
         model, FailedPrecondition with the reasons when one of its versions can't be loaded or a label points to none (the
         others are, all the same), Unavailable when the root is away."""
+        self._for_all_processes()
         try:
             entry = await self.refresh(model, again=True, must_exist=True)
         except SourceAway as away:
@@ -153,11 +155,21 @@ class Repository:
 
     async def unload(self, model: str) -> None:
         """Drop all versions of a model; what runs is finished. Waits for a load that came before."""
+        self._for_all_processes()
         self._known(model)
         async with self._one_at_a_time(model):
             entry = self._known(model)
             entry.drop_all()
             self._changed(entry)
+
+    def _for_all_processes(self) -> None:
+        """Refuse what would change one process, and leave the others that share its port as they were."""
+        if self._processes > 1:
+            raise FailedPrecondition(
+                f"this predictor has {self._processes} processes, one of which a load or unload would reach; expected "
+                "`server.processes: 1`, or a change in the root, taken over with `repository.mode: watch` or a rolling restart",
+                reason="SEVERAL_PROCESSES",
+            )
 
     async def forget(self, model: str) -> None:
         """Drop a model that the root no longer has, from the index too."""

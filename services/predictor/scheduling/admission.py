@@ -110,12 +110,12 @@ def gave_way(what: str) -> ResourceExhausted:
     )
 
 
-def no_thread(what: str) -> ResourceExhausted:
+def no_thread(what: str, *, rejected: bool = True) -> ResourceExhausted:
     """The error of a request for which the system gave no thread."""
     return ResourceExhausted(
         f"{what}: no thread can be started for its run: this process, or its machine, has as many as it may",
         reason="NO_THREAD",
-        rejected=True,
+        rejected=rejected,
         retry_after_s=1.0,
     )
 

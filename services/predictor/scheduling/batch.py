@@ -32,8 +32,9 @@ class Batch:
     deadline passed before their turn. Everything else happens on the event loop, also while it executes: members go away at any
     time, and the last one to go ends the run.
 
-    `runs` has requests, rows, input bytes and seconds of each run that succeeded, `cut_short` input bytes and seconds of those
-    that were told to end. `split` says that a run of several failed, `unsplittable` what made one useless for all of them.
+    `runs` has requests (later slices of one not counted), rows, input bytes and seconds of each run that succeeded, `cut_short`
+    input bytes and seconds of those that were told to end. `split` says that a run of several failed, `unsplittable` what made
+    one useless for all of them.
     """
 
     __slots__ = ("_ended", "_part", "_rest", "cut_short", "members", "runs", "split", "unsplittable")
@@ -117,7 +118,8 @@ class Batch:
             first.values = values
         elif not self._divided(members, values):
             return False
-        self.runs.append((len(members), sum(m.rows for m in members), sum(m.size_bytes for m in members), took_s))
+        begun = sum(not m.follows for m in members)
+        self.runs.append((begun, sum(m.rows for m in members), sum(m.size_bytes for m in members), took_s))
         return True
 
     def _divided(self, members: list[Request], values: list[Array]) -> bool:

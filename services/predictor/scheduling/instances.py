@@ -93,24 +93,26 @@ class Instances:
         """Whether somebody waits who is to start before a request of this level."""
         return self._queue.waiting > 0 and self._queue.ahead(level)[0] > 0
 
-    async def run(self, arrays: dict[str, Array], outputs: list[str], rows: int, level: int, call: Call) -> list[Array]:
-        """The values of the outputs.
+    async def run(
+        self, arrays: dict[str, Array], outputs: list[str], rows: int, level: int, call: Call, *, follows: bool = False
+    ) -> list[Array]:
+        """The values of the outputs. `follows`: of a later slice of a request that was accepted.
 
         Raises ResourceExhausted when the queue is full or the wait would be too long, DeadlineExceeded when the deadline passes,
         Unavailable after the end, and what the run raises. Cancelling takes the request out of the queue at once; a run that
         nobody else waits for is told to end, which ONNX Runtime does at the next operator: its instance is busy until then.
         """
         if self._ended:
-            raise Unavailable(f"{self._what}: the predictor stops", rejected=True)
+            raise self._stops(rejected=not follows)
         answer: asyncio.Future[list[Array]] = asyncio.get_running_loop().create_future()
-        request = Request(arrays, outputs, rows, level, call.deadline, answer, time.perf_counter())
+        request = Request(arrays, outputs, rows, level, call.deadline, answer, time.perf_counter(), follows=follows)
         try:
             if not self._can_start():
                 if not self._busy:
-                    raise no_thread(self._what)
+                    raise no_thread(self._what, rejected=not follows)
                 self._wait(request)
             elif call.deadline.expired:
-                raise DeadlineExceeded(f"{self._what}: the deadline passed before its run", rejected=True)
+                raise DeadlineExceeded(f"{self._what}: the deadline passed before its run", rejected=not follows)
             else:
                 self._start([request], request.came)
             return await answer
@@ -133,13 +135,13 @@ class Instances:
             self._ended = True
             for batch in self._busy:
                 batch.end()
-            self._refuse_all(Unavailable(f"{self._what}: the predictor stops", rejected=True))
+            self._refuse_all(self._stops)
         self._leave()
 
     def _wait(self, request: Request) -> None:
         if self._batching is not None:
             request.key = self._batching.key_of(request)
-        gives_way = self._admission.admit(request, self._busy)
+        gives_way = None if request.follows else self._admission.admit(request, self._busy)
         if gives_way is not None:
             self._queue.remove(gives_way)
             if not gives_way.answer.done():
@@ -151,7 +153,7 @@ class Instances:
         while (first := self._queue.first()) is not None:
             if not self._can_start():
                 if self._free and not self._busy:  # nobody is left who would ask again
-                    self._refuse_all(no_thread(self._what))
+                    self._refuse_all(partial(no_thread, self._what))
                 return
             self._queue.remove(first)
             members = [first]
@@ -161,11 +163,14 @@ class Instances:
                     self._admission.left_others(len(members))
             self._start(members, time.perf_counter())
 
-    def _refuse_all(self, error: MeshError) -> None:
+    def _refuse_all(self, error: Callable[..., MeshError]) -> None:
         """Of those that wait."""
         for request in self._queue.clear():
             if not request.answer.done():
-                request.answer.set_exception(error)
+                request.answer.set_exception(error(rejected=not request.follows))
+
+    def _stops(self, *, rejected: bool) -> Unavailable:
+        return Unavailable(f"{self._what}: the predictor stops", rejected=rejected)
 
     def _can_start(self) -> bool:
         """Whether a worker is free and has its thread, which is started if it was not."""
@@ -227,7 +232,8 @@ class Instances:
             answer.set_exception(DeadlineExceeded(f"{self._what}: the deadline passed while it ran"))
         elif request.values is not None:
             answer.set_result(request.values)
-            self._waited(request.began - request.came)
+            if not request.follows:
+                self._waited(request.began - request.came)
         else:
             answer.set_exception(Internal(f"{self._what}: its run ended without a result"))
 

@@ -52,17 +52,21 @@ class Queue:
                 elif request.deadline.expired:
                     self.remove(request)
                     request.answer.set_exception(
-                        DeadlineExceeded(f"{self._what}: the deadline passed in its queue", rejected=True)
+                        DeadlineExceeded(
+                            f"{self._what}: the deadline passed in its queue", rejected=not request.follows
+                        )
                     )
                 else:
                     return request
         return None
 
     def youngest_below(self, level: int) -> Request | None:
-        """The last of the lowest level that anybody waits in, if that is lower than `level`: the first that has to give way."""
+        """The last of the lowest level that anybody waits in, if that is lower than `level`: the first that has to give way. Who
+        waits with a later slice does not: a part of the work is done."""
         for lower in range(len(self._lines) - 1, level, -1):
-            if self._lines[lower]:
-                return next(reversed(self._lines[lower]))
+            for request in reversed(self._lines[lower]):
+                if not request.follows:
+                    return request
         return None
 
     def ahead(self, level: int) -> tuple[int, int, int]:

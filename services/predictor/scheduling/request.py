@@ -18,6 +18,7 @@ class Request:
 
     `level` counts from 0, the first to run. `came` and `began` are of `time.perf_counter`; `leave` takes it out of the batch
     that it was put into, None: it waits. `values` and `error` are written by the thread that runs it, and read after that.
+    `follows`: it is a later slice of a request that was admitted, and counted, with its first one.
     """
 
     __slots__ = (
@@ -27,6 +28,7 @@ class Request:
         "came",
         "deadline",
         "error",
+        "follows",
         "key",
         "leave",
         "level",
@@ -45,6 +47,8 @@ class Request:
         deadline: Deadline,
         answer: asyncio.Future[list[Array]],
         came: float,
+        *,
+        follows: bool = False,
     ) -> None:
         self.arrays = arrays
         self.outputs = outputs
@@ -53,6 +57,7 @@ class Request:
         self.deadline = deadline
         self.answer = answer
         self.came = came
+        self.follows = follows
         self.began = came
         self.key: object = None  # requests of equal keys may share a batch; None: this one runs alone
         self.leave: Callable[[Request], None] | None = None

@@ -17,8 +17,9 @@ from services.predictor.execution.signature import Signature
 from services.predictor.execution.warm_up import warm_up_rows
 from services.predictor.load_failed import LoadFailed
 from services.predictor.model_config import ModelSettings, WarmUp
+from services.predictor.scheduling.batching import check_batchable
 
-__all__ = ["check_rows_independent"]
+__all__ = ["check_rows_independent", "rows_are_independent"]
 
 ROWS = 4
 MADE_UP = 3  # sets of rows, each with other values
@@ -58,6 +59,20 @@ def check_rows_independent(session: Session, model: str, version: int, settings:
         "model version is batched without a check that its rows do not influence each other",
         extra={"model": model, "version": str(version), "reason": why},
     )
+
+
+def rows_are_independent(session: Session, model: str, version: int, settings: ModelSettings, folder: Path) -> bool:
+    """The same as an answer, for a model that nobody wants batched; no where it can't be told."""
+    try:
+        check_batchable(session.signature, unchecked=settings.batching.unchecked)
+        check_rows_independent(session, model, version, settings, folder)
+    except LoadFailed as error:
+        _log.info(
+            "model version runs large requests whole",
+            extra={"model": model, "version": str(version), "reason": str(error)},
+        )
+        return False
+    return True
 
 
 def _data(signature: Signature, warm_ups: Sequence[WarmUp], folder: Path) -> Iterator[dict[str, Array]]:

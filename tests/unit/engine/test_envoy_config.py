@@ -58,6 +58,23 @@ def test_settings_of_a_server_become_those_of_the_engine(tmp_path: Path) -> None
     assert http(settings)["common_http_protocol_options"]["max_connection_duration"] == "300s"
 
 
+def test_silence_ends_no_stream_and_an_age_does() -> None:
+    """A health Watch says nothing for longer than the five minutes that Envoy waits by itself."""
+    config = http(SETTINGS)
+
+    assert config["stream_idle_timeout"] == "0s"
+    assert config["common_http_protocol_options"]["max_stream_duration"] == "3600s"
+
+
+@pytest.mark.parametrize(("variant", "inspector"), [("plain", "http"), ("mutual", "tls")])
+def test_a_connection_is_looked_at_before_it_is_served(variant: str, inspector: str) -> None:
+    """By what waits for its first bytes: of TLS where there is TLS."""
+    (listener,) = bootstrap(VARIANTS[variant], 8001, PLACES)["static_resources"]["listeners"]
+
+    assert [each["name"] for each in listener["listener_filters"]] == [f"envoy.filters.listener.{inspector}_inspector"]
+    assert listener["listener_filters_timeout"] == "10s"
+
+
 @pytest.mark.parametrize(("variant", "expected"), [("tls", "SANITIZE"), ("mutual", "SANITIZE_SET")])
 def test_a_caller_cannot_write_who_it_is(variant: str, expected: str) -> None:
     """The header with the client's certificate is set by Envoy from the connection, or is dropped."""

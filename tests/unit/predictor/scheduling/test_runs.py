@@ -244,7 +244,7 @@ async def test_larger_inputs_than_the_warm_ups_go_to_a_thread(
     version = predictor.repository.resolve("m", "")
     handed: list[int] = []
     run = version._instances.run
-    version._instances.run = lambda *arguments: handed.append(1) or run(*arguments)
+    version._instances.run = lambda *given, **named: handed.append(1) or run(*given, **named)
 
     await predictor.infer(ask("m", x=np.ones(elements, np.float32)), Call())
 

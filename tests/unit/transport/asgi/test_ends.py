@@ -445,3 +445,19 @@ async def test_a_method_can_end_its_own_call() -> None:
 
 async def _echo(request: bytes, context: Any) -> bytes:
     return request
+
+
+async def test_a_deadline_that_passes_as_the_request_comes_starts_nothing() -> None:
+    """Both in one turn of the loop: the method would run for ever, since its call has been ended before it began."""
+    clock, hanging = Clock(), Hanging()
+    application = with_methods(clock=clock, Unary=hanging.unary)
+    exchange = Exchange(heads=FIVE_S)
+    running = started(application, exchange)
+    await settled()
+
+    clock.now += 6
+    exchange.message()
+    application.ticker.expire()
+    await until(running)
+
+    assert (exchange.code, application.in_flight, hanging.contexts) == (DEADLINE_EXCEEDED, 0, [])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
-from infermesh.transport.asgi.ticker import MOST_TICKS, Ticker
+import pytest
+
+from infermesh.transport.asgi.ticker import MOST_TICKS, TICK_S, Ticker
 from tests.unit.transport.asgi.parts import Clock
 
 
@@ -16,13 +18,15 @@ class Call:
         self.has_expired = False
         self.born = self.look_at = 0
         self.looks = 0
+        self.age_s = 0.0
         self.expired = 0
 
     def expire(self) -> None:
         self.expired += 1
 
-    def look(self) -> None:
+    def look(self, age_s: float) -> None:
         self.looks += 1
+        self.age_s = age_s
 
 
 async def test_a_call_is_looked_after_the_less_the_longer_it_lasts() -> None:
@@ -37,6 +41,7 @@ async def test_a_call_is_looked_after_the_less_the_longer_it_lasts() -> None:
 
     assert looks[:4] == [0, 1, 2, 3]
     assert looks[399] - looks[399 - MOST_TICKS] == 1
+    assert call.age_s == pytest.approx(40, abs=MOST_TICKS * TICK_S)
     ticker.remove(call)
     ticker.tick()
 
