@@ -80,6 +80,8 @@ e2e-compose: $(DEV)/ready ## build the images, bring docker-compose up, and driv
 
 bench: $(DEV)/ready $(KSERVE)/ready $(MLSERVER)/ready $(TRITONSERVER)/ready $(FEAST)/ready $(SHAP)/ready ## what a call costs, beside its peers; benchmarks/README.md
 	$(DEV)/bin/python -m benchmarks.predictor_peers
+	$(DEV)/bin/python -m benchmarks.engines_in_flight
+	$(DEV)/bin/python -m benchmarks.chain_cost
 	$(DEV)/bin/python -m benchmarks.copies
 	$(DEV)/bin/python -m benchmarks.gateway_cost --mirror 10 --compare
 	$(DEV)/bin/python -m benchmarks.mirror_hung

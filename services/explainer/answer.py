@@ -15,6 +15,7 @@ from infermesh.parameters import MODEL
 from infermesh.protocol import open_inference_pb2 as pb
 from infermesh.tensors import Array, add_outputs, uses_raw
 from services.explainer.estimate import Estimate, Floats
+from services.explainer.parameters import Parameters
 from services.explainer.reasons import Reasons
 
 __all__ = ["NAMED_ONLY", "OUTPUTS", "Explanation", "OutputSpec", "check_size", "requested_outputs", "response_of"]
@@ -44,11 +45,20 @@ NAMED_ONLY = (
 )
 """Outputs that only those get who name them."""
 
+TEXT_BYTES = {"feature_values": 32, "reasons": 128, "reason_features": 32}
+"""About what a text of them has; those of the request's own texts are added."""
+
 
 def check_size(request: pb.ModelInferRequest, rows: int, features: int, classes: int, most_bytes: int) -> None:
-    """Raise ResourceExhausted for an answer that would be larger; with all outputs, a name counting like a number."""
+    """Raise ResourceExhausted for an answer that would be larger, about: with all outputs, a name counting like a number, and
+    those that are named."""
     count = {"N": rows, "M": features, "K": classes}
     size = 8 * sum(prod(count[letter] for letter in output.shape) for output in OUTPUTS)
+    named = {output.name for output in request.outputs}
+    if texts := [output for output in NAMED_ONLY if output.name in named]:
+        count["R"] = min(Parameters.of(request).reasons, features)
+        size += sum(TEXT_BYTES[output.name] * prod(count[letter] for letter in output.shape) for output in texts)
+        size += request.ByteSize() if "feature_values" in named else 0
     if size > most_bytes:
         raise ResourceExhausted(
             f"model {quoted(request.model_name)}: the answer for {rows} rows, {features} features and {classes} classes "

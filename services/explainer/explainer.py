@@ -71,13 +71,13 @@ class Explainer(InferenceService, ModelRepository):
         The explanation goes on whether or not its answers are read, which one that is waited for would not: what a slow reader
         has not taken is replaced by what is better.
         """
-        newest: list[pb.ModelInferResponse] = []
+        newest: list[tuple[Callable[[], pb.ModelInferResponse], Estimate]] = []
         came = asyncio.Event()
         refined = Refined(self._clock)
 
         def tell(better: Callable[[], pb.ModelInferResponse], estimate: Estimate) -> None:
             if not estimate.converged and refined.is_worth(estimate):
-                newest[:] = [better()]
+                newest[:] = [(better, estimate)]
                 came.set()
 
         work = asyncio.create_task(self._answer(request, call, tell))
@@ -87,7 +87,8 @@ class Explainer(InferenceService, ModelRepository):
                 await came.wait()
                 came.clear()
                 if newest and not work.done():
-                    better = newest.pop()
+                    make, estimate = newest.pop()
+                    better = await self._explain.threads.run(estimate.attributions.size * TEXT_ELEMENTS, make)
                     better.parameters[FINAL].bool_param = False
                     yield better
             yield work.result()

@@ -50,6 +50,7 @@ def _groups(text: str, features: Players, wrong: Wrong) -> dict[str, list[int]]:
     form = f'"{BY_INPUT}", "{EACH}", or JSON such as {{"card": ["card_age_days", "credit_limit"]}} or [[0, 1], [4, 5]]'
     try:
         read = json.loads(text) if len(text) <= MAX_TEXT else None
+        "".join(read if isinstance(read, dict) else ()).encode()  # half a surrogate pair can't be answered
     except (ValueError, RecursionError):
         read = None
     if isinstance(read, list) and all(isinstance(members, list) for members in read):

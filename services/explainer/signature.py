@@ -58,10 +58,11 @@ class Signature:
         return max((v for v in self.versions if v.isdecimal()), key=int, default="")
 
     def names(self, key: str, count: int) -> list[str] | None:
-        """The names under a property, if there are as many as are due."""
+        """The names under a property, if there are as many as are due and they can be written."""
         try:
             names = json.loads(self.properties[key]) if key in self.properties else None
-        except ValueError:
+            "".join(names or ()).encode()
+        except (ValueError, TypeError, RecursionError):
             return None
         if isinstance(names, list) and len(names) == count and all(isinstance(n, str) for n in names):
             return names

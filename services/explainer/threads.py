@@ -20,6 +20,7 @@ class Threads:
 
     def __init__(self, count: int) -> None:
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="explain")
+        self._long = ThreadPoolExecutor(count, thread_name_prefix="explain-long")
 
     async def run(self, elements: int, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """What `work` returns; `elements` is about how many array elements it goes over. Cancelling leaves it to end by itself,
@@ -28,6 +29,12 @@ class Threads:
             return work(*args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: work(*args, **kwargs))
 
+    async def run_long(self, work: Callable[[], R]) -> R:
+        """The same for work that is one piece of seconds, and sees by itself when it is to end: in other threads, so that the
+        small pieces of everybody else go on beside it."""
+        return await asyncio.get_running_loop().run_in_executor(self._long, work)
+
     def close(self) -> None:
         """Take no more work; what runs ends by itself."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._long):
+            pool.shutdown(wait=False, cancel_futures=True)

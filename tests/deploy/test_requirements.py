@@ -11,7 +11,18 @@ import pytest
 IMAGES = ("gateway", "transformer", "predictor", "explainer")
 WITH_ENVOY = tuple(f"{image}-envoy" for image in IMAGES)
 CONSISTENT = (*IMAGES, *WITH_ENVOY, "run", "dev")  # the others are environments of their own
-ALL = (*CONSISTENT, "predictor-gpu", "tritonclient", "protobuf7", "kserve", "mlserver", "feast", *WITH_ENVOY)
+ALL = (
+    *CONSISTENT,
+    "predictor-gpu",
+    "tritonclient",
+    "protobuf7",
+    "kserve",
+    "mlserver",
+    "tritonserver",
+    "feast",
+    "shap",
+    *WITH_ENVOY,
+)
 PIN = re.compile(r"^([a-z0-9][a-z0-9._-]*)(\[[a-z,]+\])?==([^ ]+)(?: ; (.*?))? \\$")
 
 

@@ -91,7 +91,7 @@ async def from_graph(
         return tree_values(graph, arrays, background.arrays, weights, of_column, algorithm=algorithm, between=between)
 
     try:
-        answer = await threads.run(2**62, work)
+        answer = await threads.run_long(work)
     except asyncio.CancelledError:
         ended.set()
         raise

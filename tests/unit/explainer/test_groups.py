@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from infermesh.call import Call
+from infermesh.errors import InvalidRequest
 from infermesh.protocol import open_inference_pb2 as pb
 
 WEIGHTS = np.array([1.0, 2.0, 4.0, 8.0])
@@ -73,7 +74,7 @@ async def test_groups_that_the_model_declares_are_used_unless_the_request_says_o
     assert json.loads(metadata.properties["infermesh.groups"]) == {"plastic": ["age", "limit"]}
 
 
-@pytest.mark.parametrize("unusable", ["not JSON", '{"a": ["nobody"]}', "[[0], [0]]", "17"])
+@pytest.mark.parametrize("unusable", ["not JSON", '{"a": ["nobody"]}', "[[0], [0]]", "17", '{"\\ud800": [0, 1]}'])
 async def test_groups_that_a_model_declares_and_that_do_not_fit_are_not_used(
     lab: SimpleNamespace, unusable: str
 ) -> None:
@@ -97,3 +98,9 @@ async def test_texts_in_a_group_are_features_like_numbers(lab: SimpleNamespace) 
 
     assert answer.feature_names.tolist() == [b"n+word"]
     assert answer.attributions.tolist() == [[[4.0]]]
+
+
+async def test_a_group_whose_name_can_not_be_answered_is_refused(lab: SimpleNamespace) -> None:
+    """Half a surrogate pair is JSON, and no text."""
+    with pytest.raises(InvalidRequest, match="groups"):
+        await lab.explain(make(lab), NOTHING, ROWS, groups='{"\\ud800": [0, 1]}')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -37,9 +38,9 @@ def test_each_column_of_each_input_is_a_player_in_the_order_of_the_inputs() -> N
     }
 
 
-@pytest.mark.parametrize("columns", [None, ["one"], ["a", "b", 3], "no JSON", {"a": 1}])
+@pytest.mark.parametrize("columns", [None, ["one"], ["a", "b", 3], ["\ud800", "b", "c"], "no JSON", {"a": 1}, 17])
 def test_columns_without_usable_names_are_numbered(columns: object) -> None:
-    """No names, too few of them, or no list of texts."""
+    """No names, too few of them, no list of texts, or texts that can't be written."""
     of = signature(("x", (-1, 3)), **({} if columns is None else {"x": columns}))
 
     assert names(of) == ["x[0]", "x[1]", "x[2]"]
@@ -76,3 +77,10 @@ def test_no_columns_are_no_features() -> None:
     """There is nothing to attribute to."""
     with pytest.raises(FailedPrecondition, match="its inputs have 0 columns"):
         Players.of(signature(("x", (-1, 0))), {"x": (0,)}, 10)
+
+
+def test_columns_in_a_text_too_deep_to_read_are_numbered() -> None:
+    of = signature(("x", (-1, 2)))
+    deep = replace(of, properties={"infermesh.columns.x": "[" * 100_000})
+
+    assert names(deep) == ["x[0]", "x[1]"]

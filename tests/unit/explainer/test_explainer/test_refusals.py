@@ -186,6 +186,22 @@ async def test_bounds_on_rows_features_and_the_answer_are_kept(lab: SimpleNamesp
         await lab.explain(wide(10), *ten, {"server": {"max_message": "32kB"}})
 
 
+async def test_texts_that_are_asked_for_count_in_the_size_of_the_answer(lab: SimpleNamespace) -> None:
+    """The request's own texts among them, which an answer gives back."""
+    model = lab.FunctionModel(
+        lambda given: {"y": np.array([[len(w)] for w in given["word"][:, 0]], float)}, [("word", "BYTES", (-1, 1))]
+    )
+    background, rows = ({"word": np.array([[text]] * count, object)} for text, count in ((b"", 1), (b"x" * 1000, 30)))
+    service = lab.explainer(model, background, server={"max_message": "16kB"})
+    request = lab.request_of(rows, reasons=1)
+
+    await service.infer(request, Call())
+    request.outputs.add(name="feature_values")
+
+    with pytest.raises(ResourceExhausted, match="30 rows, 1 features and 1 classes"):
+        await service.infer(request, Call())
+
+
 async def test_an_answer_that_would_be_too_large_is_refused_before_the_model_is_asked(lab: SimpleNamespace) -> None:
     """When all columns are explained and the model says how many; one of any width is asked once."""
     asked = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from infermesh.call import Call
 from infermesh.deadline import Deadline
 from infermesh.errors import InvalidRequest, Unavailable
+from services.explainer import explainer
 from services.explainer.estimate import Estimate
 from services.explainer.refined import Refined
 
@@ -158,3 +160,26 @@ def test_few_answers_are_told_however_many_there_are() -> None:
     assert not worth(0.4)
     now = 0.5
     assert worth(0.45)
+
+
+async def test_large_answers_on_the_way_are_not_built_on_the_loop(
+    lab: SimpleNamespace, rough: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is one that nobody reads built at all."""
+    built: list[bool] = []
+    response_of = explainer.response_of
+
+    def recorded(*given: Any) -> Any:
+        built.append(threading.current_thread() is threading.main_thread())
+        return response_of(*given)
+
+    monkeypatch.setattr(explainer, "response_of", recorded)
+    service = lab.explainer(rough, BACKGROUND)
+    many = {"x": np.random.default_rng(3).normal(size=(300, 8))}
+
+    found = service.stream(lab.request_of(many, method="permutation", max_evals=600), Call())
+    answers = [response async for response in found]
+
+    assert len(answers) >= 2
+    assert built[:-1] == [False] * (len(built) - 1)
+    assert len(built) == len(answers)
