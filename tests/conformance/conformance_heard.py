@@ -20,7 +20,8 @@ __all__ = ["Heard", "Listener"]
 # They are in the pool of descriptors by their import, without which details are printed as bytes.
 DETAILS = error_details_pb2.DESCRIPTOR
 
-SHOWN = 1000  # bytes of an answer; the rest is a digest
+SHOWN = 400  # bytes of an answer as text; its digest tells the rest
+READ_BYTES = 100_000  # past this a message is compared as its bytes
 END_S = 60.0  # a bound, far above what any case leaves under way
 
 # What differs from call to call, on one engine too: ids, times and the ports that were free.
@@ -30,9 +31,12 @@ FLEETING = (
     (re.compile(r"127\.0\.0\.1:\d+"), "<address>"),
     (re.compile(r"\b\d+(\.\d+)? ?(ms|s|us|µs)\b"), "<time>"),
     (re.compile(r"retry_delay \{[^}]*\}"), "retry_delay {<time>}"),
+    (re.compile(r'"infermesh_milliseconds" value \{[^}]*\}'), '"infermesh_milliseconds" value {<time>}'),
 )
 FLEETING_METADATA = {"grpc-retry-pushback-ms", "x-ratelimit-remaining", "x-ratelimit-reset"}  # their names are compared
-OF_THE_ENGINE = {"date"}  # Envoy adds the time to every answer, as HTTP recommends (RFC 9110, 6.6.1), and has no switch for it
+OF_THE_ENGINE = {
+    "date"
+}  # Envoy adds the time to every answer, as HTTP recommends (RFC 9110, 6.6.1), and has no switch for it
 
 
 class Heard:
@@ -79,7 +83,7 @@ class Heard:
         return {what: frozenset(each) for what, each in found.items()}
 
 
-class Listener(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor, grpc.StreamStreamClientInterceptor):  # type: ignore[misc]
+class Listener(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor, grpc.StreamStreamClientInterceptor):
     """Notes every call of a channel, and changes none."""
 
     def __init__(self, heard: Heard) -> None:
@@ -89,9 +93,9 @@ class Listener(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientIntercept
         ended = self._heard.asked(_question(details, request))
         call = continuation(details, request)
         if hasattr(call, "add_done_callback"):  # else it was waited for
-            call.add_done_callback(lambda done: ended(lambda: _outcome(done)))
+            call.add_done_callback(lambda done: ended(lambda: _outcome(done, details.method)))
         else:
-            ended(lambda: _outcome(call))
+            ended(lambda: _outcome(call, details.method))
         return call
 
     def intercept_unary_stream(self, continuation: Any, details: Any, request: Any) -> Any:
@@ -133,10 +137,14 @@ def _question(details: Any, request: Any) -> str:
     return f"{details.method} [{keys}] {_told(request)}"
 
 
-def _outcome(call: Any) -> str:
+def _outcome(call: Any, method: str) -> str:
     """Its status, and its answer if it has one; never raises."""
-    answer = _told(call.result()) if call.code() is grpc.StatusCode.OK else ""
-    return f"{_status(call)} {answer}"
+    if call.code() is not grpc.StatusCode.OK:
+        return _status(call)
+    answer = call.result()
+    if isinstance(answer, bytes) and method.endswith("/ModelInfer"):  # maps have no order in bytes
+        answer = pb.ModelInferResponse.FromString(answer)
+    return f"{_status(call)} {_told(answer)}"
 
 
 def _status(call: Any) -> str:
@@ -164,10 +172,14 @@ def _told(message: Any) -> str:
     if isinstance(message, pb.ModelStatisticsResponse):  # counts and times, of all cases before
         return f"statistics of {sorted((one.name, one.version) for one in message.model_stats)}"
     content = message.SerializeToString(deterministic=True) if isinstance(message, Message) else bytes(message)
-    if len(content) > SHOWN:
-        return f"{type(message).__name__} of {len(content)} bytes, {hashlib.sha256(content).hexdigest()[:16]}"
-    shown = text_format.MessageToString(message, as_one_line=True) if isinstance(message, Message) else repr(content)
-    return f"{type(message).__name__} {_lasting(shown)}"
+    told = f"{type(message).__name__} of {len(content)} bytes"
+    if len(content) <= READ_BYTES:
+        shown = (
+            text_format.MessageToString(message, as_one_line=True) if isinstance(message, Message) else repr(content)
+        )
+        content = _lasting(shown).encode()
+        told = f"{type(message).__name__} {content[:SHOWN].decode('utf-8', 'replace')}"
+    return f"{told} {hashlib.sha256(content).hexdigest()[:16]}"
 
 
 def _lasting(text: str) -> str:

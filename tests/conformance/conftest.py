@@ -67,18 +67,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     under_test = (hops or HOPS[:1]) if targets else HOPS
     long = metafunc.config.getoption("--long", False)
     name, values = one.each or ("", ("",))
-    engines = (
-        [""] if targets else [engine for engine in ENGINES if long or engine == ENGINES[0] or one.id not in LONG_CASES]
-    )
-    each = [
-        pytest.param(
-            hop, engine, *([value] if name else []),
-            id="-".join([f"{one.id}.{value}" if name else one.id, hop, *([engine] if engine in ENGINES[1:] else [])]).replace(" ", ""),
-            marks=[pytest.mark.long] if long else [],
-        )
-        for hop in one.hops if hop in under_test for value in values for engine in engines
-    ]  # fmt: skip
-    metafunc.parametrize(("hop", "engine", *([name] if name else [])), each)
+    engines = [engine for engine in ENGINES if long or engine == ENGINES[0] or one.id not in LONG_CASES]
+    marks = [pytest.mark.long] if long else []
+    each = []
+    for hop in (hop for hop in one.hops if hop in under_test):
+        for value in values:
+            for engine in [""] if targets else engines:
+                words = [f"{one.id}.{value}" if name else one.id, hop, *([engine] if engine in ENGINES[1:] else [])]
+                arguments = (hop, engine, value) if name else (hop, engine)
+                each.append(pytest.param(*arguments, id="-".join(words).replace(" ", ""), marks=marks))
+    metafunc.parametrize(("hop", "engine", name) if name else ("hop", "engine"), each)
 
 
 @pytest.hookimpl(trylast=True)  # after plugins that shuffle

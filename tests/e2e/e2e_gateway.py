@@ -24,7 +24,7 @@ from infermesh.config import ServerConfig
 from infermesh.protocol import open_inference_pb2 as pb
 from infermesh.service import InferenceService, stack
 from infermesh.transport import Server
-from infermesh.transport.probe import wait_until_serving
+from infermesh.transport.probe import ClientTls, wait_until_serving
 
 __all__ = ["Backend", "Gateway", "resident_bytes", "serving"]
 
@@ -75,9 +75,16 @@ class Gateway:
     """
 
     def __init__(
-        self, folder: Path, backends: Mapping[str, Any], routes: Sequence[Mapping[str, Any]], **settings: Any
+        self,
+        folder: Path,
+        backends: Mapping[str, Any],
+        routes: Sequence[Mapping[str, Any]],
+        *,
+        tls: ClientTls | None = None,
+        **settings: Any,
     ) -> None:
         self.folder = folder
+        self._tls = tls  # how it is asked whether it serves
         config: dict[str, Any] = {
             "server": {"host": "127.0.0.1", "grpc_port": 0, "http_port": 0, "drain": "0"},
             "routes": "routes.yaml",
@@ -134,7 +141,9 @@ class Gateway:
         self._process = ServiceProcess("gateway", self.folder / "gateway.yaml", {})
         try:
             self._await_ports()
-            assert wait_until_serving(self.address, START_S, give_up=lambda: self._process.status is not None)
+            assert wait_until_serving(
+                self.address, START_S, give_up=lambda: self._process.status is not None, tls=self._tls
+            )
         except BaseException:
             self._process.kill()
             raise

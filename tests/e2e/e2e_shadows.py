@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import numpy as np
 from e2e_door import CALLER
+from e2e_engines import serving_pids
 from e2e_gateway import Answer, Backend, Gateway, serving
 from e2e_load import Load
 
@@ -85,7 +86,8 @@ def comparing(
 
 def comparer_pid(gateway: Gateway) -> int | None:
     """The gateway's comparing process; None while there is none."""
-    for file in Path(f"/proc/{gateway.pid}/task").glob("*/children"):
+    files = (file for pid in serving_pids(gateway.pid) for file in Path(f"/proc/{pid}/task").glob("*/children"))
+    for file in files:
         for child in file.read_text().split():
             try:
                 if MODULE in Path(f"/proc/{child}/cmdline").read_text():

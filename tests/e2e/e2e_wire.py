@@ -6,6 +6,8 @@ import socket
 import struct
 from collections.abc import Sequence
 
+import hpack
+
 __all__ = ["DATA", "FRAME_HEAD", "HEADERS", "RST_STREAM", "Frame", "RawCaller", "frame", "packed"]
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -38,35 +40,9 @@ def packed(pairs: Pairs) -> bytes:
 
 
 def _headers(content: bytes) -> dict[str, str]:
-    """The headers of a frame whose names are literals: all that gRPC adds, where no table is allowed to it."""
-    found: dict[str, str] = {}
-    at = 0
-    while at < len(content):
-        first = content[at]
-        if first & 0x80:  # a whole header of the standard's own list
-            _, at = _read_int(content, at, 7)
-        elif first & 0xE0 == 0x20:  # the size of the table
-            _, at = _read_int(content, at, 5)
-        else:
-            index, at = _read_int(content, at, 6 if first & 0x40 else 4)
-            name, at = (f"#{index}", at) if index else _text(content, at)
-            value, at = _text(content, at)
-            found[name] = value
-    return found
-
-
-def _read_int(content: bytes, at: int, bits: int) -> tuple[int, int]:
-    """A number whose first byte has so many bits for it, and where it ends (RFC 7541, 5.1)."""
-    most = (1 << bits) - 1
-    value, at = content[at] & most, at + 1
-    if value < most:
-        return value, at
-    shift = 0
-    while True:
-        value += (content[at] & 127) << shift
-        shift, at = shift + 7, at + 1
-        if not content[at - 1] & 128:
-            return value, at
+    """The headers of a frame; no table is kept from one to the next, which the settings ask for."""
+    decoded = hpack.Decoder().decode(content, raw=True)
+    return {name.decode(): value.decode("utf-8", "replace") for name, value in decoded}
 
 
 class RawCaller:
@@ -190,8 +166,3 @@ def _int(value: int) -> bytes:
         out.append(value & 127 | 128)
         value >>= 7
     return bytes([*out, value])
-
-
-def _text(content: bytes, at: int) -> tuple[str, int]:
-    length, at = _read_int(content, at, 7)
-    return content[at : at + length].decode("latin-1"), at + length

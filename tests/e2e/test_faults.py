@@ -20,7 +20,7 @@ CONFIG = SAMPLES / "config" / "transformer.yaml"
 
 
 @pytest.fixture(scope="module")
-def twice(store: Valkey) -> Iterator[Mesh]:
+def twice(store: Valkey, engine: str) -> Iterator[Mesh]:
     """A mesh with two replicas of every service."""
     with Mesh(redis_url=store.url, replicas=2, env=DRAINED) as mesh:
         yield mesh

@@ -32,7 +32,7 @@ FEW_COPIES_ARE_LOST = 0.95  # a copy is left out when the gateway is overloaded,
 
 
 @pytest.fixture(scope="module")
-def compared(store: Valkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+def compared(store: Valkey, engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     """The mesh of the samples, but that all calls are mirrored, and compared."""
     routes = yaml.safe_load((SAMPLES / "config" / "routes.yaml").read_text())
     (shadow,) = next(each for each in routes["routes"] if each["model"] == MODEL)["shadows"]
