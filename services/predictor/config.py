@@ -119,7 +119,7 @@ class ExecutionConfig(Model):
     """Most that the runs of one version may take on a device, beside its weights; 0: no limit. A run that needs more fails with
     RESOURCE_EXHAUSTED, and no other does."""
     inline_below: Duration = "200us"  # type: ignore[assignment]
-    """A model whose warm-up runs take less at the 99th percentile runs without a hop to a thread; 0: none does."""
+    """A model whose warm-up runs take less, nearly all of them, runs without a hop to a thread; 0: none does."""
     slice_rows: int = Field(4096, ge=0)
     """Rows that are run at once: a larger request runs in slices, between which others have their turn, if the model answers a
     row the same whatever is run with it, which is tried out on made-up rows; 0: requests run whole."""

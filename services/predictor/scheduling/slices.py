@@ -15,8 +15,6 @@ from services.predictor.scheduling.instances import Instances
 
 __all__ = ["Slices"]
 
-LARGE_BYTES = 2**20  # of outputs, that are not joined on the event loop
-
 _log = logging.getLogger(__name__)
 
 
@@ -47,19 +45,20 @@ class Slices:
         """As `Instances.run`, which see for the errors. A slice that fails fails the request."""
         if not await self._may_be_cut(arrays, rows):
             return await self._instances.run(arrays, outputs, rows, level, call)
-        pieces: list[list[Array]] = []
+        whole: list[Array] = []
         for start in range(0, rows, self._rows):
             end = min(start + self._rows, rows)
             some = {name: array[start:end] for name, array in arrays.items()}
             values = await self._instances.run(some, outputs, end - start, level, call, follows=start > 0)
-            if any(not value.ndim or len(value) != end - start for value in values):
+            if not start:  # into their places at once: an answer is never there twice
+                whole = [np.empty((rows, *value.shape[1:]), value.dtype) for value in values]
+            if any(v.shape != (end - start, *w.shape[1:]) for v, w in zip(values, whole, strict=True)):
                 self._independent = False
                 _log.warning("model version runs large requests whole", extra={"model_version": self._what})
                 return await self._instances.run(arrays, outputs, rows, level, call, follows=True)
-            pieces.append(values)
-        if sum(value.nbytes for value in pieces[0]) * len(pieces) > LARGE_BYTES:
-            return await asyncio.to_thread(_joined, pieces)
-        return _joined(pieces)
+            for into, value in zip(whole, values, strict=True):
+                into[start:end] = value
+        return whole
 
     async def _may_be_cut(self, arrays: dict[str, Array], rows: int) -> bool:
         if len(arrays) != len(self._names):
@@ -71,7 +70,3 @@ class Slices:
         if self._independent is None:
             self._independent = await asyncio.to_thread(self._ask)
         return self._independent
-
-
-def _joined(pieces: list[list[Array]]) -> list[Array]:
-    return [np.concatenate(each) for each in zip(*pieces, strict=True)]

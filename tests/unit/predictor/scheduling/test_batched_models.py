@@ -114,7 +114,8 @@ async def test_callers_who_give_a_weight_get_answers_with_their_own(put: Any, mo
 
 async def test_an_inline_run_does_not_overtake_who_waits(put: Any, models: Any) -> None:
     """A tiny request waits behind a large one of its level that waits for a thread, and goes before one of a lower level."""
-    version = opened(put("m", 1, models.add(1)), batching={"enabled": False}, execution={"inline_below": "1s"})
+    execution = {"inline_below": "1s", "slice_rows": 0}
+    version = opened(put("m", 1, models.add(1)), batching={"enabled": False}, execution=execution)
     large, tiny = np.ones(100_000, np.float32), np.ones(1, np.float32)
     order: list[str] = []
 

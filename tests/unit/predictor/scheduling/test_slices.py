@@ -14,7 +14,7 @@ from infermesh.deadline import NO_DEADLINE, Deadline
 from infermesh.errors import DeadlineExceeded, InvalidRequest, ResourceExhausted
 from services.predictor.scheduling.queue import Queue
 from services.predictor.scheduling.request import Request
-from services.predictor.scheduling.slices import LARGE_BYTES, Slices
+from services.predictor.scheduling.slices import Slices
 from tests.unit.predictor.scheduling.gated import BAD, Gated, turn, until
 
 ROWS = 3
@@ -174,16 +174,6 @@ async def test_whether_rows_are_independent_is_asked_once(gated: Any) -> None:
     await ask([1, 2, 3, 4])
 
     assert asked == [1]
-
-
-async def test_large_answers_are_joined_too(gated: Any) -> None:
-    """In a thread, since the loop has others to serve."""
-    x = np.ones((LARGE_BYTES, 1), np.float32)
-
-    (y,) = await sliced(gated(), rows=LARGE_BYTES // 2 + 1)(x)
-
-    assert y.shape == x.shape
-    assert (y == 10).all()
 
 
 async def test_a_model_in_the_repository_is_sliced_without_batching(

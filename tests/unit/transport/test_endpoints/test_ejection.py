@@ -77,7 +77,9 @@ async def test_observing_leaves_nothing_out(serve: Any, remote: Any, strange: St
         return b"\xff\xff"
 
     strange.answer = garbage
-    backend, watched = remote([strange.target, running.target], breaker={**QUICK, "mode": "observe", "backoff": "1h", "max_backoff": "1h"})
+    backend, watched = remote(
+        [strange.target, running.target], breaker={**QUICK, "mode": "observe", "backoff": "1h", "max_backoff": "1h"}
+    )
     ended: Counter[str] = Counter()
     for _ in range(60):
         try:
