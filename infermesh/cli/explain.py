@@ -18,7 +18,7 @@ from infermesh.cli.bars import share_bar
 from infermesh.cli.console import err, out
 from infermesh.cli.explain_page import page
 from infermesh.cli.explain_stream import last_of
-from infermesh.cli.explain_words import about, counted, shown_column
+from infermesh.cli.explain_words import about, counted, no_reasons, shown_column
 from infermesh.cli.explanation import EXPLAINED, Explanation, chart
 from infermesh.cli.failure import Failure
 from infermesh.cli.html_page import plotly_js
@@ -122,7 +122,7 @@ def explain(
         def view(now: ModelInferResponse) -> RenderableType:
             seconds = time.perf_counter() - started
             explanation = Explanation.read(now)
-            column = shown_column(explanation, classes, bool(reasons))
+            column = shown_column(explanation, classes, bool(reasons), now)
             return Group(
                 headline(now, seconds),
                 Text(f"  {about(now)}", "bright_black"),
@@ -137,7 +137,7 @@ def explain(
         return
     if html is not None:
         explanation = Explanation.read(response)
-        column = shown_column(explanation, classes, bool(reasons))
+        column = shown_column(explanation, classes, bool(reasons), response)
         text = page(response, explanation, column, script, properties=described, adverse=adverse, background=background)
         _write(html, text)
         err.print(Text(f"written: {html}"), soft_wrap=True)
@@ -161,11 +161,11 @@ def ranking(explanation: Explanation, column: int, top: int) -> RenderableType:
     return table
 
 
-def reason_lines(explanation: Explanation, row: int) -> Text:
-    """The reasons of a row, numbered."""
+def reason_lines(explanation: Explanation, row: int, column: int = -1) -> Text:
+    """The reasons of a row, numbered, or why there are none; `column` is the position of the one that they are about."""
     found = explanation.reasons[row] if row < len(explanation.reasons) else ()
     if not found:
-        return Text("  no feature counted against it", "bright_black")
+        return Text(f"  {no_reasons(explanation, row, column)}", "bright_black")
     return Text("\n").join(Text(f"  {number}. {text}") for number, text in enumerate(found, 1))
 
 
@@ -181,7 +181,7 @@ def _shown(
         if explanation.reasons:
             yield Text()
             yield Text.assemble(("reasons", "bold"), f": what {way} {explanation.outputs[position]}")
-            yield reason_lines(explanation, row)
+            yield reason_lines(explanation, row, position)
     if explanation.rows > rows:
         position = explanation.output(column)
         yield Text()

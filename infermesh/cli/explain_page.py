@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from infermesh.cli.explain_plots import Figure, beeswarm, importance, waterfall, waterfalls
-from infermesh.cli.explain_words import background_of, counted, scale_of
+from infermesh.cli.explain_words import background_of, counted, no_reasons, scale_of
 from infermesh.cli.explanation import Explanation
 from infermesh.cli.html_page import document
 from infermesh.parameters import FEATURES, VARIANT
@@ -76,8 +76,8 @@ def _body(
         yield from _plots([waterfall(explanation, 0, at, scale)], drawn, wide=True)
     if rows > WATERFALLS:
         yield f"<p>The menu has the first {WATERFALLS} of {rows:,} rows.</p>\n"
-    if any(explanation.reasons):
-        yield from _reasons(explanation, f"{way} {name}")
+    if explanation.reasons:
+        yield from _reasons(explanation, at, f"{way} {name}")
     yield from _table(explanation, at)
     yield "</main>\n"
 
@@ -113,11 +113,12 @@ def _plots(figures: list[Figure], drawn: list[Figure], *, wide: bool = False) ->
     yield "</div>\n"
 
 
-def _reasons(explanation: Explanation, about: str) -> Iterator[str]:
+def _reasons(explanation: Explanation, at: int, about: str) -> Iterator[str]:
     yield f"<section><h2>Reasons: what {escape(about)}</h2>\n"
     yield '<table>\n<tr><th class="number">row</th><th>reasons, the weightiest first</th></tr>\n'
     for row, texts in enumerate(explanation.reasons[:TABLE_ROWS]):
-        items = "".join(f"<li>{escape(text)}</li>" for text in texts) or "<li>none</li>"
+        said = texts or (no_reasons(explanation, row, at),)
+        items = "".join(f"<li>{escape(text)}</li>" for text in said)
         yield f'<tr><td class="number">{row + 1}</td><td><ol>{items}</ol></td></tr>\n'
     yield "</table></section>\n"
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+import numpy as np
+
 from infermesh.cli.explanation import Explanation
 from infermesh.protocol.open_inference_pb2 import ModelInferResponse
 
-__all__ = ["about", "background_of", "counted", "scale_of", "shown_column"]
+__all__ = ["about", "background_of", "counted", "no_reasons", "scale_of", "shown_column"]
 
 SCALES = {"logit": "log-odds", "softmax": "scores before the softmax"}
 
@@ -30,15 +32,31 @@ def scale_of(response: ModelInferResponse) -> str:
     return SCALES.get(link, "" if link in ("identity", "") else link)
 
 
-def shown_column(explanation: Explanation, classes: str, reasons: bool) -> str:
+def shown_column(
+    explanation: Explanation, classes: str, reasons: bool, answer: ModelInferResponse | None = None
+) -> str:
     """The column that is drawn, by its name; empty: the likeliest.
 
-    Reasons are about the last of the columns that were explained. Bars beside them have to be of the same one: a reason for
-    what became of another column would contradict them.
+    Reasons are about the column that the answer tells, else the last one that was explained. Bars beside them have to be of the
+    same one: a reason for what became of another column would contradict them.
     """
     if classes in explanation.outputs:
         return classes
-    return explanation.outputs[-1] if reasons and explanation.outputs else ""
+    if not reasons or not explanation.outputs:
+        return ""
+    told = answer.parameters["infermesh_reasons_class"].string_param if answer is not None else ""
+    return told if told in explanation.outputs else explanation.outputs[-1]
+
+
+def no_reasons(explanation: Explanation, row: int, column: int) -> str:
+    """Why a row has no reasons: nothing counted, or nobody knows what was more than noise."""
+    if explanation.std_error is not None and row < explanation.rows:
+        errors = np.asarray(explanation.std_error, np.float64)[row, :, column]
+        if not np.isfinite(errors).all():
+            return "not known: the errors are not, of so few evaluations; ask with more"
+        if errors.any():
+            return "no feature counted against it by more than its standard error"
+    return "no feature counted against it"
 
 
 def counted(adverse: str) -> str:

@@ -152,6 +152,8 @@ def response_of(
     told["infermesh_evaluations"].int64_param = explanation.estimate.evaluations
     told["infermesh_rows_sent"].int64_param = explanation.rows_sent
     told["infermesh_converged"].bool_param = explanation.estimate.converged
+    if explanation.classes and {"reasons", "reason_features"} & {spec.name for spec in outputs}:
+        told["infermesh_reasons_class"].string_param = explanation.classes[explanation.reasons.subject.position]
     if explanation.seed < 2**63:
         told["infermesh_seed"].int64_param = explanation.seed
     else:

@@ -19,6 +19,7 @@ from infermesh.service import InferenceService
 from infermesh.tensors import Array, read_inputs, uses_raw
 from services.explainer.answer import Explanation, check_size
 from services.explainer.ask import Ask
+from services.explainer.background import Background
 from services.explainer.backgrounds import Backgrounds
 from services.explainer.base_values import BaseValues, digest
 from services.explainer.classes import ALL, Classes, class_names
@@ -31,7 +32,7 @@ from services.explainer.methods.run import Graphs, Task, no_graphs, run
 from services.explainer.paces import Paces
 from services.explainer.parameters import Parameters, for_the_model, wrong
 from services.explainer.players import Players
-from services.explainer.reasons import Reasons, templates_of
+from services.explainer.reasons import Reasons, subject_of, templates_of
 from services.explainer.signature import Signature, TensorSpec
 from services.explainer.threads import Threads
 from services.explainer.value import Value
@@ -116,9 +117,7 @@ class Explain:
         check_method(request, parameters, len(players), self._config.methods)
         if parameters.classes == ALL and output.width >= 0:
             self._check_size(request, rows, players, output.width)  # before anybody works for it
-        table = await self._threads.run(
-            rows * len(players), MaskedRows, signature.inputs, players, background.arrays, arrays
-        )
+        table = await self._table(signature, players, background, arrays)
         ask = Ask(
             self._backend,
             signature.model,
@@ -138,14 +137,18 @@ class Explain:
             base, predictions = await value.ends(self._base_values, known, signature.newest)
             pace = self._paces.find(signature.model, ask.version)
             signature = await self._answering(signature, request.model_version, ask.version, call)
-            players = self._players(request, signature, row_shapes, parameters)
+            was, players = players, self._players(request, signature, row_shapes, parameters)
+            if not _same_columns(players, was):  # the coalitions are to be of the groups of the version that answered
+                check_method(request, parameters, len(players), self._config.methods)
+                value.rows = await self._table(signature, players, background, arrays)
             if parameters.classes == ALL:  # before each column gets a name
                 self._check_size(request, rows, players, ask.width)
             classes, columns = await self._threads.run(
                 NAME_ELEMENTS * ask.width, _picked, request, signature, output, parameters.classes, predictions
             )
             self._check_size(request, rows, players, len(classes))
-            reasons = Reasons(arrays, players, templates_of(signature), parameters.reasons, parameters.adverse)
+            subject = subject_of(signature, classes, columns, ask.width)
+            reasons = Reasons(arrays, players, templates_of(signature), parameters.reasons, parameters.adverse, subject)
             task = Task(value, ask, columns, base, predictions, arrays, background, players, parameters, call, pace)
             async with aclosing(run(task, self._config, self._graphs, self._threads, self._clock)) as found:
                 async for one in found:
@@ -182,6 +185,14 @@ class Explain:
         features = Players.of(signature, row_shapes, self._config.limits.features)
         return grouped(features, parameters.groups, signature, partial(wrong, request, "groups"))
 
+    async def _table(
+        self, signature: Signature, players: Players, background: Background, arrays: Mapping[str, Array]
+    ) -> MaskedRows:
+        rows = len(arrays[signature.inputs[0].name])
+        return await self._threads.run(
+            rows * len(players), MaskedRows, signature.inputs, players, background.arrays, arrays
+        )
+
     def _check_size(self, request: pb.ModelInferRequest, rows: int, players: Players, classes: int) -> None:
         check_size(request, rows, len(players), classes, self._config.server.max_message)
 
@@ -197,6 +208,11 @@ class Explain:
                 reason="VERSION_CHANGED",
             )
         return other
+
+
+def _same_columns(one: Players, other: Players) -> bool:
+    """Whether the same columns are known together."""
+    return all(np.array_equal(of, other.of_column[name]) for name, of in one.of_column.items())
 
 
 def _read_singly(request: pb.ModelInferRequest) -> int:

@@ -12,20 +12,33 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from infermesh.tensors import Array
 from services.explainer.estimate import Estimate, Floats
 from services.explainer.players import Players
-from services.explainer.signature import Signature
+from services.explainer.signature import CLASSES, Signature
 
-__all__ = ["DIRECTIONS", "MOST_REASONS", "REASONS", "Reasons", "templates_of"]
+__all__ = [
+    "DIRECTIONS",
+    "MOST_REASONS",
+    "REASONS",
+    "REASONS_CLASS",
+    "Reasons",
+    "Subject",
+    "subject_of",
+    "templates_of",
+]
 
 REASONS = (
     "infermesh.reasons"  # property of a model: {feature: {"up": text, "down": text}}, in which {value} is the row's own
 )
+REASONS_CLASS = "infermesh.reasons.class"  # another one: the class, by name or index, that these texts are about
 DIRECTIONS = ("up", "down")
+OPPOSITE = {"up": "down", "down": "up"}
 MOST_REASONS = 10
 MAX_VALUE = 64  # characters of a value within a text
 MAX_TEXT = 256
@@ -50,15 +63,44 @@ def templates_of(signature: Signature) -> Templates:
     }
 
 
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Which column reasons are about: its `position` among those that are explained, its `name` (empty: there is one), and
+    whether the model's `texts` are written for its class, for the other one of two, or for neither."""
+
+    position: int = -1
+    name: str = ""
+    texts: Literal["own", "other", "none"] = "own"
+
+
+def subject_of(signature: Signature, explained: Sequence[str], columns: NDArray[np.intp] | None, width: int) -> Subject:
+    """The class that the templates are written for, which is the model's last one or that of the property, if it is among the
+    columns that are explained; else the last one of these. `explained` are their names, `columns` their places among the `width`
+    columns of the output; None: all."""
+    places = list(range(width)) if columns is None else columns.tolist()
+    if not places:
+        return Subject()
+    written_for: int | None = width - 1
+    if REASONS_CLASS in signature.properties:
+        names = signature.names(CLASSES, width) or []
+        known = {str(place): place for place in range(width)} | {name: place for place, name in enumerate(names)}
+        written_for = known.get(signature.properties[REASONS_CLASS])
+    if written_for in places:
+        at = places.index(written_for)
+        return Subject(at, explained[at] if width > 1 else "", "own")
+    return Subject(len(places) - 1, explained[-1], "other" if width == 2 and written_for is not None else "none")
+
+
 @dataclass(frozen=True)
 class Reasons:
-    """What reasons of one request are made of: `count` for each row, towards `adverse`, of the last column that is explained."""
+    """What reasons of one request are made of: `count` for each row, towards `adverse`, of the column of the `subject`."""
 
     arrays: Mapping[str, Array]
     players: Players
     templates: Templates
     count: int
     adverse: str
+    subject: Subject = Subject()
 
     @cached_property
     def values(self) -> Array:
@@ -73,10 +115,11 @@ class Reasons:
         """Texts and names of features, both [rows, count], the weightiest first; empty where there are fewer.
 
         A feature counts when it moved the score towards `adverse` by more than its standard error; equal ones in their order.
+        None does whose error is not known: that a row has no reasons says nothing then.
         """
         sign = 1.0 if self.adverse == "up" else -1.0
-        amounts: Floats = sign * estimate.attributions[:, :, -1]
-        errors: Floats = estimate.std_error[:, :, -1]
+        amounts: Floats = sign * estimate.attributions[:, :, self.subject.position]
+        errors: Floats = estimate.std_error[:, :, self.subject.position]
         order = np.argsort(-amounts, axis=1, kind="stable")[:, : self.count]
         rows = len(amounts)
         texts, names = (np.full((rows, self.count), b"", np.object_) for _ in range(2))
@@ -95,10 +138,14 @@ class Reasons:
         return texts, names
 
     def _said(self, feature: str, value: str) -> str:
-        template = self.templates.get(feature, {}).get(self.adverse)
+        template = None
+        if self.subject.texts != "none":
+            way = self.adverse if self.subject.texts == "own" else OPPOSITE[self.adverse]
+            template = self.templates.get(feature, {}).get(way)
         if template is None:
             moved = "raised" if self.adverse == "up" else "lowered"
-            template = f"{feature} {moved} the score" + (" ({value})" if value else "")
+            score = f"the score of {self.subject.name}" if self.subject.name else "the score"
+            return _printable(f"{feature} {moved} {score}" + (f" ({value})" if value else ""))[:MAX_TEXT]
         return _printable(template.replace("{value}", value))[:MAX_TEXT]
 
     def _single(self) -> Sequence[tuple[int, str, int]]:

@@ -30,7 +30,7 @@ async def victim(process: Victim) -> AsyncIterator[Victim]:
     process.may_grow = GROWTH
     pid, before = process.pid, process.resident_bytes
     yield process
-    await process.innocent()
     await process.until_free()
+    await process.innocent()
     assert process.pid == pid
     assert process.resident_bytes - before < process.may_grow

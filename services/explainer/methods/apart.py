@@ -62,34 +62,39 @@ class Apart:
         in_order = np.broadcast_to(np.arange(self._players), (len(self._weights), self._players))
         return np.array([draw.permuted(in_order, axis=1) for _ in range(pairs)], np.intp)
 
-    async def samples(self, ranks: NDArray[np.intp]) -> Floats:
-        """One sample of each pair, [pairs, rows, players, columns]."""
+    async def samples(self, ranks: NDArray[np.intp]) -> tuple[Floats, Floats]:
+        """One sample of each pair, [pairs, rows, players, columns], and by how much one unlike answer could move one, [rows,
+        columns]: what the answers of a game span, by its weight; that of the game where it is most."""
         pairs, backgrounds, players = ranks.shape
         rows, columns = self._gained.shape
         nobody = await self._value.background()
         masks = await self._threads.run(ranks.size * 2 * players, _masks, ranks)
         of_mask = np.tile(np.arange(backgrounds), len(masks) // backgrounds)
-        found = np.empty((pairs, rows, players, columns))
+        found, spans = np.empty((pairs, rows, players, columns)), np.zeros((rows, columns))
         each = max(1, GROUP_VALUES // max(1, len(masks) * columns))
         for at in range(0, rows, each):
             group = range(at, min(at + each, rows))
             answers = await self._value.apart(masks, of_mask, group)
-            await self._threads.run(SUM_ELEMENTS * answers.size, self._sum, ranks, nobody, answers, group, found)
-        return found
+            await self._threads.run(SUM_ELEMENTS * answers.size, self._sum, ranks, nobody, answers, group, found, spans)
+        return found, spans
 
-    def _sum(self, ranks: NDArray[np.intp], nobody: Floats, answers: Floats, group: range, found: Floats) -> None:
-        """Write the samples of a group of rows."""
+    def _sum(
+        self, ranks: NDArray[np.intp], nobody: Floats, answers: Floats, group: range, found: Floats, spans: Floats
+    ) -> None:
+        """Write the samples of a group of rows, and what their answers span."""
         pairs, backgrounds, players = ranks.shape
         rows, columns = slice(group.start, group.stop), nobody.shape[1]
         by_pair = answers.reshape(len(group), pairs, 2, players - 1, backgrounds, columns)
         ends = (len(group), 1, backgrounds, columns)
         first = np.broadcast_to(nobody, ends)
         last = np.broadcast_to(self._predictions[rows, None, None], ends)
+        weights = self._weights[:, None]
         for pair in range(pairs):
             sample = found[pair, rows]
             sample[...] = 0.0
             for way, places in enumerate((ranks[pair], players - 1 - ranks[pair])):
                 steps = np.concatenate([first, by_pair[:, pair, way], last], axis=1)
+                np.maximum(spans[rows], (weights * np.ptp(steps, axis=1)).max(axis=1), out=spans[rows])
                 added = np.take_along_axis(np.diff(steps, axis=1), places.T[None, :, :, None], axis=1)
                 for background, weight in enumerate(self._weights):  # in one order, whatever else is in the group
                     sample += weight / 2 * added[:, :, background]

@@ -6,22 +6,20 @@ import asyncio
 import threading
 from collections.abc import Mapping
 
-import numpy as np
-
 from infermesh.deadline import Deadline
 from infermesh.errors import DeadlineExceeded, FailedPrecondition, quoted
 from infermesh.tensors import Array
 from services.explainer.background import Background
 from services.explainer.estimate import Floats
 from services.explainer.graph import ModelGraph, NotReadable
+from services.explainer.methods.stands_for import background_outputs, how_apart, tells_of_margin
 from services.explainer.parameters import Parameters
 from services.explainer.players import Players
 from services.explainer.threads import Threads
 from services.explainer.tree import Algorithm, TreeAnswer, linear_values, tree_values
 
-__all__ = ["NotOfGraph", "from_graph", "why_not"]
+__all__ = ["NotOfGraph", "from_graph", "value_of", "why_not"]
 
-AGREES = 1e-5  # how far the graph's answer may be from the model's, which computes in FP32
 ALGORITHMS: Mapping[str, Algorithm] = {
     "interventional": "interventional",
     "tree_path_dependent": "path_dependent",
@@ -59,18 +57,25 @@ def why_not(graph: ModelGraph | str, parameters: Parameters, output: str) -> str
     return ""
 
 
+def value_of(graph: ModelGraph) -> str:
+    """What the value of a coalition is: the mean margin, which is the mean output where no link is between the two."""
+    return "mean_output" if graph.link == "identity" else "mean_margin"
+
+
 async def from_graph(
     graph: ModelGraph,
     arrays: Mapping[str, Array],
     background: Background,
     players: Players,
     parameters: Parameters,
+    base: Floats,
     predictions: Floats,
     model: str,
     deadline: Deadline,
     threads: Threads,
 ) -> TreeAnswer:
-    """The attributions of the margin for all columns of the output; `predictions` are the model's answers to the rows.
+    """The attributions of the margin for all columns of the output; `base` is the mean of the model's answers to the background,
+    `predictions` are those to the rows.
 
     Raises NotOfGraph when the graph can't tell, or answers something else than the model (the file is not what is served), and
     DeadlineExceeded. Cancelling ends the work after its next piece.
@@ -86,29 +91,36 @@ async def from_graph(
     def work() -> TreeAnswer:
         of_column, weights = players.of_column, background.weights
         if graph.kind == "linear":
-            return linear_values(graph, arrays, background.arrays, weights, of_column)
-        algorithm = ALGORITHMS[parameters.feature_perturbation]
-        return tree_values(graph, arrays, background.arrays, weights, of_column, algorithm=algorithm, between=between)
+            answer = linear_values(graph, arrays, background.arrays, weights, of_column)
+        else:
+            algorithm = ALGORITHMS[parameters.feature_perturbation]
+            answer = tree_values(
+                graph, arrays, background.arrays, weights, of_column, algorithm=algorithm, between=between
+            )
+        if answer.probability.shape != predictions.shape:
+            has, is_ = answer.probability.shape[-1], predictions.shape[-1]
+            raise _another(model, f"it has {has} columns of output {quoted(graph.output)} and not {is_}")
+        outputs = background_outputs(graph, background, between)
+        apart = how_apart(graph, answer, outputs, weights, base, predictions)
+        if apart:
+            raise _another(model, apart)
+        if not tells_of_margin(graph, base, predictions):
+            why = "the model's answers to the rows and the background are too near to 0 or 1 to tell that the file is its own"
+            raise NotOfGraph.of(model, graph.kind, why)
+        return answer
 
     try:
-        answer = await threads.run_long(work)
+        return await threads.run_long(work)
     except asyncio.CancelledError:
         ended.set()
         raise
     except NotReadable as error:
         raise NotOfGraph.of(model, graph.kind, error.reason) from None
-    if answer.probability.shape != predictions.shape:
-        has, is_ = answer.probability.shape[-1], predictions.shape[-1]
-        raise _another(model, f"has {has} columns of output {quoted(graph.output)} and not {is_}")
-    apart = np.abs(answer.probability - predictions)
-    if (apart > AGREES * np.maximum(1.0, np.abs(predictions))).any():
-        raise _another(model, f"answers up to {float(apart.max()):.3g} apart from it")
-    return answer
 
 
 def _another(model: str, how: str) -> NotOfGraph:
     return NotOfGraph(
-        f"model {quoted(model)}: the file that the explainer reads is not the model that is served: it {how}; let models.root "
+        f"model {quoted(model)}: the file that the explainer reads is not the model that is served: {how}; let models.root "
         "name the repository of the predictor",
         reason="GRAPH_IS_ANOTHER_MODEL",
     )

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from dataclasses import replace
 
 import numpy as np
 
 from infermesh.errors import ResourceExhausted
 from services.explainer.coalitions import Masks
 from services.explainer.estimate import Estimate, Floats
-from services.explainer.methods.kernel_apart import fits, kernel_apart
+from services.explainer.methods.kernel_apart import fits, kernel_apart, rows_at_once
 from services.explainer.methods.kernel_design import Design, Step, all_pairs, fewest_pairs
 from services.explainer.methods.kernel_fit import Sample, fit
 from services.explainer.methods.pace import PAIRS_TO_TRUST, ROUND_VALUES, Pace, Plan, values_before
@@ -21,7 +23,7 @@ from services.explainer.value import Value
 
 __all__ = ["kernel", "kernel_pairs_within"]
 
-HELD_VALUES = 2**22  # of all pairs, in elements: 32 MiB
+HELD_VALUES = 2**22  # of all pairs and the rows of a group, in elements: 32 MiB
 FEWEST_DRAWS = 5  # of fewer no error can be told
 GROWTH = 1.25  # a regression is made when there are so many times the pairs of the last one
 
@@ -45,28 +47,67 @@ async def kernel(
 
     All rows of a request share the pairs, drawn from the seed alone: a row gets the same answer whichever rows are beside it, and
     however the work is cut into rounds. A pair that is drawn again is not asked about again. When all pairs fit, the answer is
-    exact. Many background rows have pairs of their own: see `kernel_apart`. Raises ResourceExhausted for more values than can be
-    held.
+    exact. Many background rows have pairs of their own: see `kernel_apart`. More rows than can be held at a time are explained
+    group by group, each in its share of the time. Raises ResourceExhausted for more values of one row than can be held.
     """
     rows, columns = predictions.shape
-    gained = predictions - base
     if players == 1 or not rows:
         nothing = np.zeros((rows, players, columns))
-        yield Estimate(nothing + gained[:, None] / players, nothing, 2, converged=True)
+        yield Estimate(nothing + (predictions - base)[:, None] / players, nothing, 2, converged=True)
         return
-    if fits(value, rows, players, columns, plan.pairs):
-        async with aclosing(kernel_apart(value, base, predictions, players, plan, threads, clock)) as found:
-            async for estimate in found:
-                yield estimate
-        return
-    most = HELD_VALUES // max(1, rows * columns)
-    if most < fewest_pairs(players):
-        raise ResourceExhausted(
-            f'method "kernel" holds {HELD_VALUES} values, which {rows} rows of {columns} columns with {players} features need '
-            'more of; ask for fewer rows or classes, or for method "permutation"',
-            reason="TOO_MANY_VALUES",
-        )
-    pairs = min(plan.pairs, all_pairs(players), most)
+    method: Callable[..., AsyncGenerator[Estimate, None]]
+    if fits(value, players, columns, plan.pairs):
+        each, method = rows_at_once(value, players, columns), kernel_apart
+    else:
+        most = HELD_VALUES // max(1, columns)
+        if most < fewest_pairs(players):
+            raise ResourceExhausted(
+                f'method "kernel" holds {HELD_VALUES} values, which a row of {columns} columns with {players} features needs '
+                'more of; ask for fewer classes, or for method "permutation"',
+                reason="TOO_MANY_VALUES",
+            )
+        each, method = max(1, most // min(plan.pairs, all_pairs(players))), _shared
+    earlier: list[Estimate] = []
+    for at in range(0, rows, each):
+        groups = math.ceil((rows - at) / each)
+        stop = plan.stop if groups == 1 else plan.stop.at_most(plan.stop.remaining() / groups)
+        of_group = replace(plan, stop=stop)
+        last: Estimate | None = None
+        asking = method(value, base, predictions[at : at + each], players, of_group, threads, clock, at)
+        async with aclosing(asking) as found:
+            async for last in found:
+                if groups == 1:
+                    yield _together([*earlier, last])
+        if last is None:
+            return
+        earlier.append(last)
+
+
+def _together(groups: list[Estimate]) -> Estimate:
+    if len(groups) == 1:
+        return groups[0]
+    return Estimate(
+        np.concatenate([one.attributions for one in groups]),
+        np.concatenate([one.std_error for one in groups]),
+        max(one.evaluations for one in groups),
+        converged=all(one.converged for one in groups),
+    )
+
+
+async def _shared(
+    value: Value,
+    base: Floats,
+    predictions: Floats,
+    players: int,
+    plan: Plan,
+    threads: Threads,
+    clock: Callable[[], float],
+    first_row: int,
+) -> AsyncGenerator[Estimate, None]:
+    """With pairs that all background rows share."""
+    rows, columns = predictions.shape
+    gained = predictions - base
+    pairs = min(plan.pairs, all_pairs(players), HELD_VALUES // max(1, columns))
     asked = _Asked(Design(players, pairs, plan.seed), rows, columns)
     pace = Pace(max(1, value.cost(2)), ROUND_VALUES // max(2 * rows * columns, 2 * players // 8), plan.stop, clock)
     fitted, goes_on = 0, True
@@ -76,7 +117,9 @@ async def kernel(
         masks = await threads.run(4 * pace.size * players, asked.next, pace.size)
         if len(masks):
             both = np.concatenate([masks, ~masks])
-            values = await values_before(plan.stop, value, both, rows, is_first=not asked.is_enough)
+            values = await values_before(
+                plan.stop, value, both, rows, is_first=not asked.is_enough, first_row=first_row
+            )
             if values is None:
                 break
             asked.add(masks, values[:, : len(masks)] - values[:, len(masks) :])

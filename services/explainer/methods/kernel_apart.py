@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import AsyncGenerator, Callable
 
@@ -14,30 +13,36 @@ from services.explainer.coalitions import Masks
 from services.explainer.estimate import Estimate, Floats
 from services.explainer.methods.kernel_design import all_pairs, kernel_shares
 from services.explainer.methods.pace import PAIRS_TO_TRUST, Pace, Plan, before
+from services.explainer.methods.running import Running
 from services.explainer.threads import Threads
 from services.explainer.value import Value
 
-__all__ = ["fits", "kernel_apart"]
+__all__ = ["fits", "kernel_apart", "rows_at_once"]
 
 FEWEST_BACKGROUNDS = 32  # of fewer a regression over pairs that all share is as good, or better
 FEWEST_DRAWS = 5  # of fewer no error is told, unless there are no more
 GROUP_VALUES = 2**20  # answers that are held at a time, in elements: 8 MiB
-HELD_VALUES = 2**24  # first estimates of all rows and background rows, in elements: 128 MiB
+HELD_VALUES = 2**24  # first estimates of the rows of a group against the background rows, in elements: 128 MiB
 HELD_MASKS = 2**23  # masks of a round, in bytes
 
 
-def fits(value: Value, rows: int, players: int, columns: int, pairs: int) -> bool:
-    """Whether it is better than shared pairs, and not too much to hold. Most pairs are better asked about for all background
-    rows: they are next to exact then."""
+def fits(value: Value, players: int, columns: int, pairs: int) -> bool:
+    """Whether it is better than shared pairs, and not too much to hold of one row; rows beside it are no part of it. Most pairs
+    are better asked about for all background rows: they are next to exact then."""
     backgrounds = len(value.weights)
     return (
         value.link == "identity"
         and backgrounds >= FEWEST_BACKGROUNDS
         and players > 3
         and pairs <= all_pairs(players) // 2
-        and rows * backgrounds * players * columns <= HELD_VALUES
+        and backgrounds * players * columns <= HELD_VALUES
         and 2 * backgrounds * players * max(players, columns) <= HELD_MASKS
     )
+
+
+def rows_at_once(value: Value, players: int, columns: int) -> int:
+    """How many rows are not too much to hold."""
+    return max(1, HELD_VALUES // (len(value.weights) * players * max(columns, 1)))
 
 
 async def kernel_apart(
@@ -48,6 +53,7 @@ async def kernel_apart(
     plan: Plan,
     threads: Threads,
     clock: Callable[[], float] = time.monotonic,
+    first_row: int = 0,
 ) -> AsyncGenerator[Estimate, None]:
     """Better and better estimates; none when the fewest pairs could not be done before `stop`. The plan has more pairs than there
     are players.
@@ -61,7 +67,7 @@ async def kernel_apart(
     variance gives the standard error. In a sample the sizes are drawn systematically, so each comes as often as it weighs.
     """
     rows, columns = predictions.shape
-    sampler = _Sampler(value, base, predictions, players, threads)
+    sampler = _Sampler(value, base, predictions, players, threads, first_row)
     draw = np.random.default_rng(plan.seed)
     pair = 2 * len(value.weights)
     held = max(pair * players // 8, pair * columns, rows * players * columns)  # of a pair, in elements
@@ -73,53 +79,52 @@ async def kernel_apart(
     first = await before(plan.stop, sampler.first(), is_first=True)
     if first is None or not pace.goes_on(players):
         return
-    draws, done, told = plan.pairs - players, 0, 0
-    mean, squares = np.zeros(first.shape), np.zeros(first.shape)
+    draws, told = plan.pairs - players, 0
+    running = Running(rows, players, columns)
 
     def add(samples: Floats) -> None:
-        """By Welford's running mean and sum of squared deviations."""
-        nonlocal done
+        running.spans(sampler.spans)
         for sample in samples:
-            done += 1
-            step = sample - mean
-            mean[...] += step / done
-            squares[...] += step * (sample - mean)
+            running.add(sample)
 
-    def estimate() -> Estimate:
-        error = np.sqrt(squares / (done - 1) / done) if done > 1 else np.full(first.shape, math.inf)
+    async def estimate() -> Estimate:
+        error = await threads.run(8 * first.size, running.error)
         if plan.tolerance is None:
-            converged = done == draws
+            converged = running.done == draws
         else:
-            converged = done >= min(draws, max(PAIRS_TO_TRUST, players)) and bool((error <= plan.tolerance).all())
-        return Estimate(first + mean, error, 2 + 2 * (players + done), converged)
+            converged = running.done >= max(PAIRS_TO_TRUST, players) and bool((error <= plan.tolerance).all())
+        return Estimate(first + running.mean, error, 2 + 2 * (players + running.done), converged)
 
-    while done < draws and not plan.stop.expired:
+    while running.done < draws and not plan.stop.expired:
         await asyncio.sleep(0)  # small rounds are done without a thread, and a model may answer at once
         pace.begin()
-        size = min(pace.size, draws - done)
+        size = min(pace.size, draws - running.done)
         masks = await threads.run(4 * size * pair * players, sampler.draw, draw, size)
-        samples = await before(plan.stop, sampler.samples(masks), is_first=done < FEWEST_DRAWS)
+        samples = await before(plan.stop, sampler.samples(masks), is_first=running.done < FEWEST_DRAWS)
         if samples is None:
             break
         await threads.run(4 * samples.size, add, samples)
         goes_on = pace.goes_on(size)
-        if done >= min(FEWEST_DRAWS, draws) or (done > 1 and not goes_on):
-            told = done
-            better = estimate()
+        if running.done >= min(FEWEST_DRAWS, draws) or (running.done > 1 and not goes_on):
+            told = running.done
+            better = await estimate()
             yield better
             if better.converged or not goes_on:
                 return
         elif not goes_on:
             break
-    if done > max(told, 1):
-        yield estimate()
+    if running.done > max(told, 1):
+        yield await estimate()
 
 
 class _Sampler:
     """Asks, and makes samples of the answers."""
 
-    def __init__(self, value: Value, base: Floats, predictions: Floats, players: int, threads: Threads) -> None:
+    def __init__(
+        self, value: Value, base: Floats, predictions: Floats, players: int, threads: Threads, first_row: int
+    ) -> None:
         self._value = value
+        self._first_row = first_row
         self._weights = value.weights
         self._base = base
         self._predictions = predictions
@@ -133,12 +138,16 @@ class _Sampler:
             1 - float(shares @ alike)
         )  # A⁻¹ is 1 / (1 - E[u_i u_j]) on what adds up to 0
         self._fits = np.zeros(0)
+        self._nobody = np.zeros(0)
+        self.spans: Floats = np.zeros(predictions.shape)
+        """What one unlike answer could move a sample by, [rows, columns], by what the answers of a game span and its weight; that
+        of the game where it is most."""
 
     async def first(self) -> Floats:
         """What the pairs of one player against the others say, [rows, players, columns]."""
         rows, columns = self._predictions.shape
         backgrounds, players = len(self._weights), self._players
-        nobody = await self._value.background()
+        nobody = self._nobody = await self._value.background()
         self._fits = np.empty((rows, players, backgrounds, columns))
         found = np.empty((rows, players, columns))
         singles = np.eye(players, dtype=np.bool_).repeat(backgrounds, axis=0)
@@ -197,6 +206,17 @@ class _Sampler:
         each = max(1, GROUP_VALUES // max(1, len(both) * columns))
         for at in range(0, rows, each):
             group = slice(at, min(at + each, rows))
-            answers = await self._value.apart(both, of_mask, range(group.start, group.stop))
+            rows_of_all = range(self._first_row + group.start, self._first_row + group.stop)
+            answers = await self._value.apart(both, of_mask, rows_of_all)
             differences = answers[:, : len(masks)] - answers[:, len(masks) :]
             await self._threads.run(answers.size * self._players // 2, work, group, differences)
+            await self._threads.run(answers.size, self._see, group, answers)
+
+    def _see(self, group: slice, answers: Floats) -> None:
+        rows, _, columns = answers.shape
+        of_game = answers.reshape(rows, -1, len(self._weights), columns)
+        everybody = self._predictions[group, None]
+        most = np.maximum(np.maximum(of_game.max(axis=1), self._nobody), everybody)
+        least = np.minimum(np.minimum(of_game.min(axis=1), self._nobody), everybody)
+        by_game = (most - least) * (self._weights[:, None] * self._factor)
+        np.maximum(self.spans[group], by_game.max(axis=1), out=self.spans[group])

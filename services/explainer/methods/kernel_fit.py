@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from services.explainer.coalitions import Masks
 from services.explainer.estimate import Floats
+from services.explainer.methods.running import ROUNDING, widened
 from services.explainer.threads import Threads
 
 __all__ = ["Sample", "fit"]
@@ -41,6 +42,9 @@ async def fit(sample: Sample, gained: Floats, threads: Threads) -> tuple[Floats,
     The variance is that of what was sampled, as there, where it comes from several batches of samples; here it is told by each
     drawn pair, which moves φ by P u w e / (1 − h): its residual e becomes that of a fit without the pair, as the jackknife has it
     (Efron and Stein 1981; h is the pair's leverage). Pairs of complete sizes are no chance and add none.
+
+    Residuals that are all 0 don't say that those of the pairs which were not drawn are: then the error is what one drawn pair
+    would move φ by if it were off by all that the values span; where they are all alike, nobody knows. See `Running`.
     """
     rows, _, columns = sample.values.shape
     players = sample.masks.shape[1]
@@ -66,6 +70,8 @@ async def fit(sample: Sample, gained: Floats, threads: Threads) -> tuple[Floats,
     if np.count_nonzero(sample.counts) < 2:  # one pair, however often it was drawn, can't tell
         return attributions, np.full_like(attributions, np.inf if draws else 0.0)
     moved, squares = np.zeros_like(attributions), np.zeros_like(attributions)
+    span = np.maximum(np.abs(sample.values).max(axis=1), np.abs(gained))  # [rows, columns]
+    largest, each = np.zeros_like(span), np.zeros(players)
 
     def doubt(chunk: slice) -> None:
         counts = sample.counts[chunk]
@@ -75,7 +81,10 @@ async def fit(sample: Sample, gained: Floats, threads: Threads) -> tuple[Floats,
         moves = u @ projection  # [pairs, players]
         leverage = one * (moves * u).sum(axis=1)
         residuals = sample.values[:, chunk][:, drawn] - np.matmul(u, attributions)
-        residuals *= (one / np.maximum(1 - leverage, 1e-6))[:, None]
+        np.maximum(largest, np.abs(residuals).max(axis=1, initial=0.0), out=largest)
+        shares = one / np.maximum(1 - leverage, 1e-6)
+        each[...] += (counts * shares**2) @ moves**2
+        residuals *= shares[:, None]
         moved[...] += np.matmul((moves * counts[:, None]).T, residuals)
         squares[...] += np.matmul((moves**2 * counts[:, None]).T, residuals**2)
 
@@ -83,7 +92,10 @@ async def fit(sample: Sample, gained: Floats, threads: Threads) -> tuple[Floats,
         size = chunk.stop - chunk.start
         await threads.run(size * players * (players + 2 * rows * columns) // 8, doubt, chunk)
     variance = (squares - moved**2 / draws) * draws / (draws - 1)
-    error: Floats = np.sqrt(np.maximum(variance, 0.0))
+    once = np.sqrt(each / draws)[:, None]  # how far one draw moves each player, for a residual of 1
+    error: Floats = np.sqrt(np.maximum(variance, 0.0) + (largest[:, None] * once) ** 2 / draws)
+    error = np.where((largest > ROUNDING * span)[:, None], error, span[:, None] * once)
+    error = np.where(span[:, None] > 0, error * widened(draws - 1), np.inf)
     return attributions, error
 
 

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from infermesh.deadline import Deadline
 from infermesh.errors import DeadlineExceeded
@@ -15,6 +16,8 @@ from services.explainer.estimate import Floats
 from services.explainer.value import Value
 
 __all__ = ["FIRST_ROWS", "PAIRS_TO_TRUST", "ROUND_VALUES", "Pace", "Plan", "before", "values_before"]
+
+T = TypeVar("T")
 
 FIRST_ROWS = 2**14  # composite rows of the first round, about: few enough to learn soon how long a pair takes
 ROUND_VALUES = 2**22  # values of one round, in elements: 32 MiB
@@ -57,12 +60,14 @@ class Pace:
         return left >= pair_s
 
 
-async def values_before(stop: Deadline, value: Value, masks: Masks, rows: int, *, is_first: bool) -> Floats | None:
-    """The values of coalitions for all rows; None when they did not come before `stop`."""
-    return await before(stop, value.of(masks, range(rows)), is_first=is_first)
+async def values_before(
+    stop: Deadline, value: Value, masks: Masks, rows: int, *, is_first: bool, first_row: int = 0
+) -> Floats | None:
+    """The values of coalitions for so many rows; None when they did not come before `stop`."""
+    return await before(stop, value.of(masks, range(first_row, first_row + rows)), is_first=is_first)
 
 
-async def before(stop: Deadline, asking: Awaitable[Floats], *, is_first: bool) -> Floats | None:
+async def before(stop: Deadline, asking: Awaitable[T], *, is_first: bool) -> T | None:
     """What is asked for; None when it did not come before `stop`.
 
     The model may have been told an earlier end than we were: its DeadlineExceeded is an end like ours, unless nothing `is_first`:

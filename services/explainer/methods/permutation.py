@@ -14,6 +14,7 @@ from services.explainer.coalitions import Masks, chain
 from services.explainer.estimate import Estimate, Floats
 from services.explainer.methods.apart import Apart
 from services.explainer.methods.pace import PAIRS_TO_TRUST, ROUND_VALUES, Pace, Plan, before, values_before
+from services.explainer.methods.running import Running
 from services.explainer.threads import Threads
 from services.explainer.value import Value
 
@@ -49,16 +50,15 @@ async def permutation(
     In the order of a permutation each player adds something to those before it; the mean of that over permutations is the
     attribution (Castro, Gómez, Tejada, "Polynomial calculation of the Shapley value based on sampling", 2009). Permutations
     come in pairs, one the reverse of the other (Mitchell, Cooper, Frank, Holmes, "Sampling permutations for Shapley value
-    estimation", 2022): the mean of a pair is one sample, and the samples' variance gives the standard error. What each
-    permutation attributes adds up to prediction less base value, so every estimate does.
+    estimation", 2022): the mean of a pair is one sample, and the samples' variance gives the standard error: see `Running`. What
+    each permutation attributes adds up to prediction less base value, so every estimate does.
 
     All rows of a request share the permutations, drawn from the seed alone: a row gets the same answer whichever rows are
     beside it, and however the work is cut into rounds. Up to two players join in no other orders than those of one pair,
     which then is exact and all that is done. Background rows have permutations of their own where that can be: see `Apart`.
     """
     draw = np.random.default_rng(plan.seed)
-    shape = (*predictions.shape[:1], players, *predictions.shape[1:])
-    mean, squares, done = np.zeros(shape), np.zeros(shape), 0
+    running = Running(len(predictions), players, predictions.shape[1])
     inner = 2 * (players - 1)
     held = max(1, inner * max(predictions.size, players // 8))  # values, and masks of a byte
     most = min(ROUND_PAIRS, max(1, ROUND_VALUES // held))
@@ -83,46 +83,49 @@ async def permutation(
         return sample
 
     def add(ranks: NDArray[np.intp], sample: Floats) -> None:
-        """Take one pair in, by Welford's running mean and sum of squared deviations."""
-        nonlocal done
-        done += 1
         if len(seen) < 2:
             seen.add(_named(ranks))
-        step = sample - mean
-        mean[...] += step / done
-        squares[...] += step * (sample - mean)
+        running.add(sample)
 
     def add_all(ranks: list[NDArray[np.intp]], values: Floats) -> None:
         for number, each in enumerate(ranks):
-            add(each, sample_of(each, values[:, number * inner : (number + 1) * inner]))
+            between = values[:, number * inner : (number + 1) * inner]
+            add(each, sample_of(each, between))
+            ends = np.stack([np.broadcast_to(base, predictions.shape), predictions], axis=1)
+            running.spans(np.ptp(np.concatenate([ends, between], axis=1), axis=1))
 
-    def add_samples(ranks: NDArray[np.intp], samples: Floats) -> None:
+    def add_samples(ranks: NDArray[np.intp], samples: Floats, spans: Floats) -> None:
+        running.spans(spans)
         for each, sample in zip(ranks, samples, strict=True):
             add(each, sample)
 
-    while done < pairs and not plan.stop.expired:
+    while running.done < pairs and not plan.stop.expired:
         await asyncio.sleep(0)  # small rounds are done without a thread, and a model may answer at once
         pace.begin()
-        size = min(pace.size, pairs - done)
+        size = min(pace.size, pairs - running.done)
         if apart is not None:
             orders = await threads.run(size * len(value.weights) * players, apart.draw, draw, size)
-            samples = await before(plan.stop, apart.samples(orders), is_first=not done)
-            if samples is None:
+            found = await before(plan.stop, apart.samples(orders), is_first=not running.done)
+            if found is None:
                 return
-            await threads.run(size * PAIR_ELEMENTS + 4 * samples.size, add_samples, orders, samples)
+            await threads.run(size * PAIR_ELEMENTS + 4 * found[0].size, add_samples, orders, *found)
         else:
             ranks, masks = await threads.run(size * (PAIR_ELEMENTS // 2 + inner * players), drawn, size)
-            values = await values_before(plan.stop, value, masks, len(predictions), is_first=not done)
+            values = await values_before(plan.stop, value, masks, len(predictions), is_first=not running.done)
             if values is None:
                 return
             await threads.run(size * (PAIR_ELEMENTS + 4 * values[:, :inner].size), add_all, ranks, values)
-        is_known = len(seen) > 1  # a single sample can't tell
-        error = np.sqrt(squares / (done - 1) / done) if is_known else np.full(shape, 0.0 if certain else math.inf)
-        if plan.tolerance is None:
-            converged = done == pairs
+        if certain:
+            error = np.zeros_like(running.mean)
+        elif len(seen) < 2:
+            error = np.full_like(running.mean, math.inf)
         else:
-            converged = done >= min(PAIRS_TO_TRUST, pairs) and bool((error <= plan.tolerance).all())
-        yield Estimate(mean.copy(), error, evaluations_of(done, players), converged)
+            error = await threads.run(8 * running.mean.size, running.error)
+        if plan.tolerance is None or certain:
+            converged = running.done == pairs
+        else:
+            converged = running.done >= PAIRS_TO_TRUST and bool((error <= plan.tolerance).all())
+        yield Estimate(running.mean.copy(), error, evaluations_of(running.done, players), converged)
         if converged or not pace.goes_on(size):
             return
 

@@ -22,7 +22,7 @@ from services.explainer.graph import ModelGraph
 from services.explainer.link import Link, linked
 from services.explainer.methods.choose import Work, choose
 from services.explainer.methods.exact import exact
-from services.explainer.methods.from_graph import NotOfGraph, from_graph, why_not
+from services.explainer.methods.from_graph import NotOfGraph, from_graph, value_of, why_not
 from services.explainer.methods.sampled import sampled
 from services.explainer.parameters import Parameters
 from services.explainer.players import Players
@@ -33,6 +33,7 @@ __all__ = ["Found", "Graphs", "Task", "no_graphs", "run"]
 
 PACE_ROWS = 2**12  # composite rows whose time tells how long all of them take; a question of a few is mostly overhead
 PACE_SHARE = 10  # all of them are at least so many times these
+VALUE = "infermesh_value"  # what the value of a coalition is: two of them have the scale of link logit, and differ
 GRAPH_SHARE = 0.25  # of the time that is left, which `auto` waits for a model's file to be read
 
 Graphs = Callable[[str, str, str], Awaitable[ModelGraph | str]]
@@ -98,6 +99,7 @@ async def run(
         base, predictions = base[columns], predictions[:, columns]
     link: Link = "logit" if parameters.link == "logit" else "identity"
     task.value.link = link
+    told = {VALUE: "mean_output" if link == "identity" else "logit_of_mean"}
     where = (link, task.ask.model, task.ask.output.name)
     base, predictions = linked(base, *where), await threads.run(predictions.size * 10, linked, predictions, *where)
     rows, players = len(predictions), len(task.players)
@@ -112,7 +114,7 @@ async def run(
     if chosen.method == "exact":
         estimate = await exact(task.value, base, predictions, players, threads)
         evaluations = estimate.evaluations
-        yield Found(estimate, base, predictions, link)
+        yield Found(estimate, base, predictions, link, told)
     else:
         estimates = sampled(
             chosen,
@@ -130,7 +132,7 @@ async def run(
         async with aclosing(estimates) as better:
             async for estimate in better:
                 evaluations = estimate.evaluations
-                yield Found(estimate, base, predictions, link)
+                yield Found(estimate, base, predictions, link, told)
     task.seconds, task.composites = clock() - began, task.value.cost(max(0, evaluations - 2))
 
 
@@ -164,6 +166,7 @@ async def _from_graph(task: Task, graphs: Graphs, threads: Threads) -> Found | N
             task.background,
             task.players,
             parameters,
+            task.base,
             task.predictions,
             ask.model,
             task.call.deadline,
@@ -178,7 +181,7 @@ async def _from_graph(task: Task, graphs: Graphs, threads: Threads) -> Found | N
             raise
         return None
     columns = slice(None) if task.columns is None else task.columns
-    told = {"infermesh_feature_perturbation": parameters.feature_perturbation}
+    told = {VALUE: value_of(graph), "infermesh_feature_perturbation": parameters.feature_perturbation}
     if answer.covers:
         told["infermesh_covers"] = answer.covers
     attributions = answer.attributions[:, :, columns]

@@ -9,7 +9,7 @@ import pytest
 
 from services.explainer.estimate import Estimate
 from services.explainer.players import Players
-from services.explainer.reasons import MAX_TEXT, REASONS, Reasons, templates_of
+from services.explainer.reasons import MAX_TEXT, REASONS, REASONS_CLASS, Reasons, Subject, subject_of, templates_of
 from services.explainer.signature import Signature
 
 TEMPLATES = {
@@ -81,6 +81,76 @@ def test_texts_hold_nothing_but_what_can_be_printed_and_have_a_bound():
     assert texts[0, 0].startswith(b"{value}{0.__class__} {x!r} yyy")
     assert texts[1, 0].startswith(b"\\xff?xxx")
     assert all(len(each.decode()) == MAX_TEXT for each in texts.ravel().tolist())
+
+
+TWO, THREE = ["repaid", "defaulted"], ["low", "middle", "high"]
+
+
+@pytest.mark.parametrize(
+    ("names", "picked", "declared", "subject"),
+    [
+        (TWO, None, None, Subject(1, "defaulted", "own")),
+        (TWO, [1], None, Subject(0, "defaulted", "own")),
+        (TWO, [1, 0], None, Subject(0, "defaulted", "own")),  # as the order of predictions has it
+        (TWO, [0], None, Subject(0, "repaid", "other")),
+        (TWO, None, "repaid", Subject(0, "repaid", "own")),
+        (TWO, [1], "repaid", Subject(0, "defaulted", "other")),
+        (TWO, None, "0", Subject(0, "repaid", "own")),
+        (TWO, None, "nobody", Subject(1, "defaulted", "none")),  # whose texts they are, nobody knows
+        (THREE, None, None, Subject(2, "high", "own")),
+        (THREE, [2, 0], None, Subject(0, "high", "own")),
+        (THREE, [0, 1], None, Subject(1, "middle", "none")),
+        (["y"], None, None, Subject(0, "", "own")),
+        ([], None, None, Subject(-1, "", "own")),
+    ],
+)
+def test_which_class_reasons_are_about_and_whose_the_texts_are(names, picked, declared, subject):
+    """The class that the templates are written for, wherever it stands among those that are explained: the last one of the model,
+    or the one that it names. Without it, the last one that is explained."""
+    properties = {"infermesh.classes": json.dumps(names)} | ({} if declared is None else {REASONS_CLASS: declared})
+    columns = None if picked is None else np.array(picked)
+    explained = names if picked is None else [names[at] for at in picked]
+
+    assert subject_of(Signature("m", (), (), (), properties), explained, columns, len(names)) == subject
+
+
+def test_an_output_without_declared_names_has_its_last_column():
+    """Named as the answer names it."""
+    assert subject_of(Signature("m", (), (), (), {}), ["p[0]", "p[1]"], None, 2) == Subject(1, "p[1]", "own")
+
+
+def test_what_speaks_for_the_other_of_two_classes_is_said_in_the_other_direction():
+    """That debt is too high is no reason for being repaid: what raised that lowered the risk."""
+    subject = Subject(0, "repaid", "other")
+    found = Reasons(ARRAYS, PLAYERS, TEMPLATES, 3, "up", subject).of(estimate([[0.3, 0.2, 0.1, 0]] * 2))[0]
+    against = Reasons(ARRAYS, PLAYERS, TEMPLATES, 3, "down", subject).of(estimate([[-0.3, -0.2, 0.1, 0]] * 2))[0]
+
+    assert found[0].tolist() == [
+        b"Debt is low",
+        b"purpose raised the score of repaid (car)",
+        b"income raised the score of repaid (1.23457e+06)",
+    ]
+    assert against[0].tolist() == [b"Debt is too high (0.625)", b"Purpose: car", b""]
+
+
+def test_texts_of_one_of_many_classes_are_not_said_of_another():
+    """What raises the middle one may lower the highest, and may not."""
+    subject = Subject(0, "middle", "none")
+
+    texts, _ = Reasons(ARRAYS, PLAYERS, TEMPLATES, 1, "up", subject).of(estimate([[0.3, 0.2, 0, 0]] * 2))
+
+    assert texts[0].tolist() == [b"debt raised the score of middle (0.625)"]
+
+
+def test_reasons_are_of_the_column_of_their_class():
+    """And of no other one."""
+    attributions = np.array([[[0.3, -0.3], [-0.2, 0.2], [0.0, 0.0], [0.0, 0.0]]] * 2)
+    both = Estimate(attributions, np.zeros_like(attributions), 4, converged=True)
+
+    first, second = (Reasons(ARRAYS, PLAYERS, TEMPLATES, 1, "up", Subject(at, "", "own")).of(both)[1] for at in (0, 1))
+
+    assert first[0].tolist() == [b"debt"]
+    assert second[0].tolist() == [b"purpose"]
 
 
 def test_no_rows():

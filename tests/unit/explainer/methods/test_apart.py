@@ -13,6 +13,7 @@ from infermesh.errors import DeadlineExceeded
 from services.explainer.coalitions import all_subsets
 from services.explainer.methods import apart as module
 from services.explainer.methods.permutation import evaluations_of
+from services.explainer.methods.running import widened
 from tests.unit.explainer.methods.games import Game, UnlikeGames, estimates_of
 
 PLAYERS = 7
@@ -142,7 +143,7 @@ async def test_the_service_is_closer_by_it_for_the_same_rows(
     background, rows = draw.uniform(0.4, 1, size=(40, 6)), draw.uniform(0.4, 1, size=(3, 6))
     model = lab.FunctionModel(lambda given: {"y": np.prod(given["x"], axis=1, keepdims=True)}, [("x", "FP64", (-1, 6))])
     given: Any = (model, {"x": background}, {"x": rows})
-    asked: Any = {"method": "permutation", "max_evals": evaluations_of(2, 6)}
+    asked: Any = {"method": "permutation", "max_evals": evaluations_of(6, 6)}
 
     exact = await lab.explain(*given, method="exact")
     found = [await lab.explain(*given, **asked, seed=seed) for seed in range(10)]
@@ -154,7 +155,8 @@ async def test_the_service_is_closer_by_it_for_the_same_rows(
         np.sqrt(np.mean([(one.attributions - exact.attributions) ** 2 for one in each])) for each in (found, shared)
     )
     assert error < error_shared / 2
-    assert error == pytest.approx(np.sqrt(np.mean([one.std_error**2 for one in found])), rel=0.35)
+    stated = np.sqrt(np.mean([one.std_error**2 for one in found])) / widened(5)
+    assert error == pytest.approx(stated, rel=0.35)
     assert found[0].additivity_error.max() < 1e-9
     assert found[0].attributions.tobytes() == small.attributions.tobytes()
-    assert found[0].parameters["infermesh_evaluations"] == evaluations_of(2, 6)
+    assert found[0].parameters["infermesh_evaluations"] == evaluations_of(6, 6)

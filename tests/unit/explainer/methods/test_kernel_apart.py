@@ -71,7 +71,7 @@ async def test_interactions_of_two_are_exact_and_everything_adds_up() -> None:
     estimates = await estimates_of(rough, "kernel", EVALUATIONS, seed=1)
 
     assert even.attributions == pytest.approx(game.exact, abs=1e-9)
-    assert even.std_error.max() < 1e-9
+    assert (even.std_error > 0).all()  # that no sample moved it is no proof that none would
     for estimate in estimates:
         total = estimate.attributions.sum(axis=1)
         assert total == pytest.approx(rough.table[:, -1] - rough.table[:, 0], abs=1e-9)
@@ -167,12 +167,13 @@ async def test_no_time_for_a_second_draw_is_no_answer() -> None:
 def test_few_background_rows_most_pairs_and_linked_means_share_their_pairs() -> None:
     game: Any = games(11)
     pairs = fewest_pairs(PLAYERS)
-    assert module.fits(game, 1, PLAYERS, 1, pairs)
-    assert not module.fits(game, 1, PLAYERS, 1, all_pairs(PLAYERS) // 2 + 1)
-    assert not module.fits(game, 10_000, PLAYERS, 100, pairs)
-    assert not module.fits(UnlikeGames.drawn(1, 1, PLAYERS, BACKGROUNDS - 1), 1, PLAYERS, 1, pairs)  # type: ignore[arg-type]
+    assert module.fits(game, PLAYERS, 1, pairs)
+    assert not module.fits(game, PLAYERS, 1, all_pairs(PLAYERS) // 2 + 1)
+    assert module.fits(game, PLAYERS, 1000, pairs)
+    assert not module.fits(game, PLAYERS, 100_000, pairs)
+    assert not module.fits(UnlikeGames.drawn(1, 1, PLAYERS, BACKGROUNDS - 1), PLAYERS, 1, pairs)  # type: ignore[arg-type]
     game.link = "logit"
-    assert not module.fits(game, 1, PLAYERS, 1, pairs)
+    assert not module.fits(game, PLAYERS, 1, pairs)
 
 
 async def test_the_service_is_closer_by_it_for_the_same_rows(

@@ -21,8 +21,9 @@ async def test_a_prediction_overtakes_the_questions_of_an_explanation(
     one = {
         "INFERMESH_PREDICTOR__EXECUTION__INSTANCES": "1",
         "INFERMESH_PREDICTOR__EXECUTION__INLINE_BELOW": "0s",
+        "INFERMESH_PREDICTOR__EXECUTION__SLICE_ROWS": "0",  # questions that take turns end together
     }
-    service = await served.explainer(None, one, asking={"priority": priority, "in_flight_each": 4})
+    service = await served.explainer(None, one, asking={"priority": priority, "in_flight_each": 4, "max_rows": 4096})
     rows = {name: np.repeat(array[:1], 50, axis=0) for name, array in served.golden("fraud-detector", "2").items()}
     rows["amount"] = rows["amount"] * np.linspace(0.5, 2, 50, dtype=np.float32)[:, None]
     predictor, four = served.predictor, asyncio.Event()

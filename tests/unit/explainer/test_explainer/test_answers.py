@@ -38,6 +38,7 @@ async def test_the_parameters_of_an_answer_say_how_it_came_about(lab: SimpleName
         "infermesh_model_version": "string_param",
         "infermesh_method": "string_param",
         "infermesh_link": "string_param",
+        "infermesh_value": "string_param",
         "infermesh_evaluations": "int64_param",
         "infermesh_rows_sent": "int64_param",
         "infermesh_converged": "bool_param",
@@ -86,3 +87,37 @@ async def test_a_stream_gives_one_answer(lab: SimpleNamespace, service: Any) -> 
     answers = [answer async for answer in service.stream(lab.request_of(ROWS), Call())]
 
     assert [len(answer.outputs) for answer in answers] == [7]
+
+
+@pytest.mark.parametrize(
+    ("classes", "about", "text"),
+    [
+        ("fraud", "fraud", b""),
+        ("top:2", "fraud", b""),
+        ("genuine", "genuine", b"Amount is usual"),
+    ],
+)
+async def test_reasons_are_about_the_class_that_the_texts_are_written_for(
+    lab: SimpleNamespace, classes: str, about: str, text: bytes
+) -> None:
+    """A plainly genuine row has nothing that speaks for fraud, whatever order the classes have; asked about the other class, it
+    gets the opposite texts."""
+
+    def function(given: Any) -> Any:
+        z = given["x"] @ np.array([[1.0], [0.5]])
+        return {"y": np.concatenate([1 / (1 + np.exp(z)), 1 / (1 + np.exp(-z))], axis=1)}
+
+    properties = {
+        "infermesh.classes": ["genuine", "fraud"],
+        "infermesh.columns.x": ["amount", "speed"],
+        "infermesh.reasons": {"amount": {"up": "Amount is unusually high", "down": "Amount is usual"}},
+    }
+    model = lab.FunctionModel(function, [("x", "FP64", (-1, 2))], [("y", "FP64", (-1, 2))], properties=properties)
+    service = lab.explainer(model, {"x": np.zeros((1, 2))})
+    request = lab.request_of({"x": np.array([[-5.0, -2.0]])}, classes=classes, method="exact")
+    request.outputs.add(name="reasons")
+
+    answer = lab.Explained(await service.infer(request, Call()))
+
+    assert answer.parameters["infermesh_reasons_class"] == about
+    assert answer.reasons[0, 0] == text
