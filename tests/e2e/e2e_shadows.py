@@ -78,7 +78,7 @@ def comparing(
     folder: Path, backends: Mapping[str, Any], routes: Sequence[Mapping[str, Any]], **settings: Any
 ) -> Gateway:
     """A gateway that compares, and copies calls however busy the machine is."""
-    more = {"compare": {"enabled": True}, "mirroring": {"suppress_lag": "1h"}}
+    more = {"compare": {"enabled": True}, "mirroring": {"suppress_lag": "1h"}, "concurrency": {"mode": "observe"}}
     for part, value in settings.items():
         more[part] = {**more.get(part, {}), **value}
     return Gateway(folder, backends, routes, **more)
