@@ -336,9 +336,9 @@ def _access_log(settings: Settings) -> dict[str, Any]:
         "trace": "%REQ(TRACEPARENT)%",
     }
     return {
-        "name": "envoy.access_loggers.stdout",
+        "name": "envoy.access_loggers.stderr",
         "typed_config": {
-            "@type": f"{_TYPE}extensions.access_loggers.stream.v3.StdoutAccessLog",
+            "@type": f"{_TYPE}extensions.access_loggers.stream.v3.StderrAccessLog",
             "log_format": {"json_format": fields},
         },
     }

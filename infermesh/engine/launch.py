@@ -65,8 +65,8 @@ def find() -> Envoy:
 async def start(
     envoy: Envoy, settings: Settings, config: Path, variables: Mapping[str, str]
 ) -> asyncio.subprocess.Process:
-    """Start it; both its outputs are our standard error, the one stream of logs. To be called on the main thread: the kernel's
-    parent is the thread that starts a child."""
+    """Start it; its logs are on our standard error, and what the service writes on standard output is on ours. To be called on
+    the main thread: the kernel's parent is the thread that starts a child."""
     words = [str(envoy.program), "--config-path", str(config), "--log-level", log_level(settings)]
     words += ["--component-log-level", "main:error"]  # each SIGTERM is a warning there
     words += ["--concurrency", "1"]  # one thread for one loop; more cores are more processes
@@ -80,7 +80,5 @@ async def start(
         *words,
         env={**os.environ, **envoy.environment, **variables},
         stdin=asyncio.subprocess.DEVNULL,
-        stdout=2,
-        stderr=2,
         process_group=0,  # a Ctrl-C in the terminal reaches the supervisor alone
     )

@@ -66,8 +66,8 @@ class Program:
     def pid(self) -> int:
         """Of its Envoy."""
         listed = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
-        (pid,) = [int(each) for each in listed]
-        return pid
+        assert len(listed) == 1, f"children {listed}, status {self._process.status}: {self._process.last_words()}"
+        return int(listed[0])
 
     @property
     def resident_bytes(self) -> int:

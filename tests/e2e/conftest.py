@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 from e2e_door import NO_LIMIT, SAMPLES, Door
@@ -11,6 +12,8 @@ from e2e_engines import engines_of, variables
 from infermesh.cli.processes import Mesh
 from infermesh.cli.store import fill
 from infermesh.cli.valkey import Valkey
+
+HERE = Path(__file__).parent
 
 collect_ignore = ["test_compose.py"]  # needs a container engine; `make e2e-compose` names the file, which collects it
 
@@ -27,13 +30,23 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("engine", engines, indirect=True, scope="session")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def engine(request: pytest.FixtureRequest) -> Iterator[str]:
-    """What carries the calls of every service that a test starts as a process, however it starts it."""
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Every service that a test or its fixtures start as a process, however they start it, runs on the test's engine; no test
+    of another folder inherits that."""
+    named = {}
+    if isinstance(item, pytest.Function) and item.path.parent == HERE:  # the hook is called for those of all folders
+        named = variables(str(item.callspec.params["engine"]))
     with pytest.MonkeyPatch.context() as environment:
-        for name, value in variables(request.param).items():
+        for name, value in named.items():
             environment.setenv(name, value)
-        yield request.param
+        return (yield)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def engine(request: pytest.FixtureRequest) -> str:
+    """What carries the calls; a fixture that starts services names it, to be made anew for the other engine."""
+    return str(request.param)
 
 
 @pytest.fixture(scope="session")

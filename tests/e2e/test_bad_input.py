@@ -106,20 +106,20 @@ async def test_calls_that_are_taken_back_at_once_leave_nothing(running: Running)
     never = asyncio.Event()
 
     async def hang(request: pb.ModelInferRequest, call: Call) -> pb.ModelInferResponse:
-        await never.wait()
-        return pb.ModelInferResponse()
+        if request.id != REQUEST.id:
+            await never.wait()
+        return pb.ModelInferResponse(model_name="m", id=request.id)
 
+    asked = pb.ModelInferRequest(model_name="m", id="hang").SerializeToString()
     running.backend.answer = hang
     with RawCaller(running.gateway.address) as rapid:
-        waiting = [rapid.call(ASKED, CALLER) for _ in range(10)]
+        waiting = [rapid.call(asked, CALLER) for _ in range(10)]
         await until(lambda: len(running.backend.calls) == len(waiting))
         for _ in range(2000):
-            rapid.call(ASKED, CALLER, reset=True)
-    await until(lambda: running.backend.cancelled == len(running.backend.calls) >= len(waiting))
-    running.backend.answer = None
-
+            rapid.call(asked, CALLER, reset=True)
     await running.good()
-    assert running.backend.cancelled == len(running.backend.calls) - 1
+
+    await until(lambda: running.backend.cancelled == len(running.backend.calls) - 1 >= len(waiting))
 
 
 @pytest.mark.parametrize("size", [20_000, MIB])

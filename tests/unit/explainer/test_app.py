@@ -72,11 +72,16 @@ class Gate:
             await self.open.wait()
 
 
-async def _losing_one_replica(built: SimpleNamespace, service: Any, request: Any) -> Any:
+async def _losing_one_replica(lab: SimpleNamespace, built: SimpleNamespace, service: Any) -> Any:
     """The explanation, one of whose replicas is stopped without grace while both are asked."""
+    async with asyncio.timeout(20):
+        while not all(model.requests for model in built.models):  # until both are connected
+            await service.infer(lab.request_of({"x": np.zeros((4, 3))}), Call())
     gate = Gate()
     for model in built.models:
         model.hold = gate
+        model.requests.clear()
+    request = lab.request_of({"x": np.ones((4, 3))})
     explanation = asyncio.ensure_future(service.infer(request, Call()))
     async with asyncio.timeout(10):
         while not all(model.in_flight for model in built.models):
@@ -92,7 +97,7 @@ async def test_a_replica_that_dies_in_the_middle_costs_its_questions_and_not_the
     """What was under way there is asked of the other replica, and the rest of the work is not done again."""
     explainer = await built.explainer()
 
-    response = await _losing_one_replica(built, explainer.service, lab.request_of({"x": np.ones((4, 3))}))
+    response = await _losing_one_replica(lab, built, explainer.service)
 
     explained = lab.Explained(response)
     assert np.allclose(explained.attributions, 1.0)
@@ -108,7 +113,7 @@ async def test_without_retries_the_caller_is_told(lab: SimpleNamespace, built: S
     explainer = await built.explainer(retry={"attempts": 1})
 
     with pytest.raises(Unavailable):
-        await _losing_one_replica(built, explainer.service, lab.request_of({"x": np.ones((4, 3))}))
+        await _losing_one_replica(lab, built, explainer.service)
     assert "Retry" not in repr(explainer.service)
 
 

@@ -116,9 +116,10 @@ async def test_a_file_that_can_not_be_appended_to_is_refused_at_start(tmp_path, 
             pass
 
 
-def test_a_process_writes_what_waits_before_it_ends(tmp_path):
-    """SIGTERM: 200 refusals have their lines, on standard output, and the exit is clean."""
-    server = {"host": "127.0.0.1", "grpc_port": 0, "http_port": 0, "drain": "0", "grace": "1s"}
+@pytest.mark.parametrize("engine", ["grpcio", "envoy"])
+def test_a_process_writes_what_waits_before_it_ends(engine, tmp_path):
+    """SIGTERM: 200 refusals have their lines, on standard output and nothing else there, and the exit is clean."""
+    server = {"engine": engine, "host": "127.0.0.1", "grpc_port": 0, "http_port": 0, "drain": "0", "grace": "1s"}
     config = write_files(tmp_path, "127.0.0.1:1", server=server, audit={"mode": "stdout"})
     with (tmp_path / "out").open("wb") as out:
         process = subprocess.Popen(
