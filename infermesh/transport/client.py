@@ -111,9 +111,9 @@ class RemoteService(InferenceService, ModelRepository):
                     endpoint.broke(trial)
                 return
             except grpc.aio.AioRpcError as failure:
-                error = self._judged(failure, endpoint, timeout_s, answers, trial, request.model_name, tried)
+                failed = [self._judged(failure, endpoint, timeout_s, answers, trial, request.model_name, tried)]
                 if began or not was_not_sent(failure):
-                    raise error from None
+                    raise failed.pop() from None
             except MeshError as refusal:
                 refusal.endpoint = endpoint.address
                 if refusal.reason == GARBAGE:
@@ -131,7 +131,7 @@ class RemoteService(InferenceService, ModelRepository):
                 if rpc is not None:
                     rpc.cancel()
             tried = (*tried, endpoint.address)
-            endpoint = self._elsewhere(endpoint, tried, error)
+            endpoint = self._elsewhere(endpoint, tried, failed)
             timeout_s = self._timeout(call)
 
     async def metadata(self, request: pb.ModelMetadataRequest, call: Call) -> pb.ModelMetadataResponse:
@@ -206,9 +206,9 @@ class RemoteService(InferenceService, ModelRepository):
                 )
                 answer = read(await asked)
             except grpc.aio.AioRpcError as failure:
-                error = self._judged(failure, endpoint, timeout_s, answers, trial, model, tried, copy=call.shadow)
+                failed = [self._judged(failure, endpoint, timeout_s, answers, trial, model, tried, copy=call.shadow)]
                 if not was_not_sent(failure):
-                    raise error from None
+                    raise failed.pop() from None
             except MeshError as garbage:
                 garbage.endpoint = endpoint.address
                 if not call.shadow:
@@ -226,7 +226,7 @@ class RemoteService(InferenceService, ModelRepository):
                 if trial:
                     self._endpoints.give_back(endpoint, trial)
             tried = (*tried, endpoint.address)
-            endpoint = self._elsewhere(endpoint, tried, error)
+            endpoint = self._elsewhere(endpoint, tried, failed)
             timeout_s = self._timeout(call) or timeout_s
 
     def _judged(
@@ -252,12 +252,16 @@ class RemoteService(InferenceService, ModelRepository):
             error.elsewhere = self._endpoints.has_other((*tried, endpoint.address))
         return error
 
-    def _elsewhere(self, endpoint: Endpoint, tried: tuple[str, ...], error: MeshError) -> Endpoint:
-        """A ready endpoint for a call that was not sent; raises its error when all have been tried."""
+    def _elsewhere(self, endpoint: Endpoint, tried: tuple[str, ...], failed: list[MeshError]) -> Endpoint:
+        """A ready endpoint for a call that was not sent; raises its error when all have been tried.
+
+        The error is in a list, here and where it is made, to be taken out when it is raised: a frame that held what it raises
+        would wait for the garbage collector, and with it the call, which keeps its channel.
+        """
         self._endpoints.refresh(endpoint)
         another = self._endpoints.another(tried)
         if another is None:
-            raise error from None
+            raise failed.pop() from None
         return another
 
     def _raise_if_closed(self, endpoint: Endpoint) -> None:

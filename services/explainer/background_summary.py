@@ -1,4 +1,4 @@
-"""Fewer rows for many: at random, by k-means, or by strata; the same seed gives the same rows."""
+"""Fewer rows for many: evenly, by k-means, or by strata; the same seed gives the same rows."""
 
 from __future__ import annotations
 

@@ -42,6 +42,7 @@ __all__ = ["Explain", "Observe"]
 MOST_DIMENSIONS = 32  # a tensor of more is refused before it is read, and their product could take seconds
 READ_ELEMENTS = 10  # what reading one by one costs, in elements of arithmetic
 NAME_ELEMENTS = 10  # and making names
+LONG_ELEMENTS = 500_000  # laying out rows of so many values takes a fifth of a second
 
 Observe = Callable[[str, str, int, int], None]  # model, method, ModelInfers, rows
 
@@ -117,7 +118,7 @@ class Explain:
         check_method(request, parameters, len(players), self._config.methods)
         if parameters.classes == ALL and output.width >= 0:
             self._check_size(request, rows, players, output.width)  # before anybody works for it
-        table = await self._table(signature, players, background, arrays)
+        table = await self._table(signature, players, background, arrays, call)
         ask = Ask(
             self._backend,
             signature.model,
@@ -140,7 +141,7 @@ class Explain:
             was, players = players, self._players(request, signature, row_shapes, parameters)
             if not _same_columns(players, was):  # the coalitions are to be of the groups of the version that answered
                 check_method(request, parameters, len(players), self._config.methods)
-                value.rows = await self._table(signature, players, background, arrays)
+                value.rows = await self._table(signature, players, background, arrays, call)
             if parameters.classes == ALL:  # before each column gets a name
                 self._check_size(request, rows, players, ask.width)
             classes, columns = await self._threads.run(
@@ -186,12 +187,14 @@ class Explain:
         return grouped(features, parameters.groups, signature, partial(wrong, request, "groups"))
 
     async def _table(
-        self, signature: Signature, players: Players, background: Background, arrays: Mapping[str, Array]
+        self, signature: Signature, players: Players, background: Background, arrays: Mapping[str, Array], call: Call
     ) -> MaskedRows:
-        rows = len(arrays[signature.inputs[0].name])
-        return await self._threads.run(
-            rows * len(players), MaskedRows, signature.inputs, players, background.arrays, arrays
-        )
+        of = (signature.inputs, players, background.arrays, arrays)
+        elements = len(arrays[signature.inputs[0].name]) * len(players)
+        if elements < LONG_ELEMENTS:
+            return await self._threads.run(elements, MaskedRows, *of)
+        late = f"model {quoted(signature.model)}: the deadline passed while the rows to explain were laid out"
+        return await self._threads.run_long(lambda between: MaskedRows(*of, between), call.deadline, late)
 
     def _check_size(self, request: pb.ModelInferRequest, rows: int, players: Players, classes: int) -> None:
         check_size(request, rows, len(players), classes, self._config.server.max_message)

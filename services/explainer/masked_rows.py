@@ -14,6 +14,7 @@ from infermesh.tensors import Array
 from services.explainer.coalitions import Masks
 from services.explainer.players import Players
 from services.explainer.signature import TensorSpec
+from services.explainer.threads import Between
 
 __all__ = ["Distinct", "Index", "MaskedRows"]
 
@@ -21,6 +22,10 @@ Index = NDArray[np.intp]
 Keys = NDArray[np.uint64]
 
 HASH_SEED = 20_090_101  # any constant: keys never leave the process
+
+
+def _go_on() -> None:
+    pass
 
 
 class Distinct(NamedTuple):
@@ -40,8 +45,14 @@ class MaskedRows:
     """
 
     def __init__(
-        self, inputs: Sequence[TensorSpec], players: Players, background: Mapping[str, Array], rows: Mapping[str, Array]
+        self,
+        inputs: Sequence[TensorSpec],
+        players: Players,
+        background: Mapping[str, Array],
+        rows: Mapping[str, Array],
+        between: Between = _go_on,
     ) -> None:
+        """`between` is called between parts of the work, which takes seconds for ten thousand rows of a thousand features."""
         self.specs = tuple(inputs)
         first = inputs[0].name
         self.backgrounds = len(background[first])
@@ -51,7 +62,7 @@ class MaskedRows:
         self._of_column = [players.of_column[spec.name] for spec in inputs]
         self._tables = [_table(spec, background[spec.name], rows[spec.name]) for spec in inputs]
         self.row_bytes = sum(_row_bytes(spec, table) for spec, table in zip(inputs, self._tables, strict=True))
-        self._keys, self._more_keys = self._keys_of_values()
+        self._keys, self._more_keys = self._keys_of_values(between)
 
     def plain(self, rows: Index) -> list[bytes]:
         """Raw contents of rows as they are, by their number in the tables."""
@@ -98,13 +109,14 @@ class MaskedRows:
         row, mask = np.divmod(first, len(masks))
         return Distinct(rows.start + row, mask, backgrounds[mask], place.reshape(len(rows), len(masks)))
 
-    def _keys_of_values(self) -> tuple[Keys, Keys]:
+    def _keys_of_values(self, between: Between) -> tuple[Keys, Keys]:
         """[backgrounds + rows, players] twice: equal values of a player have equal keys. Floats are told apart by their bits."""
         draw = np.random.default_rng(HASH_SEED)
         size = (self.backgrounds + self.rows, self._players)
         keys = (np.zeros(size, np.uint64), np.zeros(size, np.uint64))
         for table, of_column in zip(self._tables, self._of_column, strict=True):
             for column, player in enumerate(of_column):
+                between()
                 values, number = np.unique(_comparable(table[:, column]), return_inverse=True)
                 for each in keys:
                     each[:, player] += draw.integers(0, 2**64, len(values), np.uint64)[number]

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
-__all__ = ["Threads"]
+from infermesh.deadline import Deadline
+from infermesh.errors import DeadlineExceeded
+
+__all__ = ["Between", "Threads"]
 
 INLINE_ELEMENTS = 20_000  # arithmetic on fewer takes under a millisecond, a thread's way there and back a tenth of one
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+Between = Callable[[], None]
+"""What long work calls between its parts: it raises when the work is to end."""
+
+
+class _Ended(Exception):
+    """Nobody waits for the work any more."""
 
 
 class Threads:
@@ -29,10 +40,22 @@ class Threads:
             return work(*args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: work(*args, **kwargs))
 
-    async def run_long(self, work: Callable[[], R]) -> R:
-        """The same for work that is one piece of seconds, and sees by itself when it is to end: in other threads, so that the
-        small pieces of everybody else go on beside it."""
-        return await asyncio.get_running_loop().run_in_executor(self._long, work)
+    async def run_long(self, work: Callable[[Between], R], deadline: Deadline, late: str) -> R:
+        """The same for work of seconds: in other threads, so that the small pieces of everybody else go on beside it. What it is
+        given to call between its parts raises when the caller is cancelled, and DeadlineExceeded with the text `late`."""
+        ended = threading.Event()
+
+        def between() -> None:
+            if ended.is_set():
+                raise _Ended
+            if deadline.expired:
+                raise DeadlineExceeded(late)
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._long, work, between)
+        except asyncio.CancelledError:
+            ended.set()
+            raise
 
     def close(self) -> None:
         """Take no more work; what runs ends by itself."""

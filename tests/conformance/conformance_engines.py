@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-__all__ = ["ENGINES", "LONG_CASES", "Compared"]
+__all__ = ["ENGINES", "LONG_CASES", "SHORT_HOPS", "Compared"]
 
 ENGINES = ("grpcio", "envoy")  # the one that others are compared with comes first
 
-# What is left to `--long` on other engines than the first: these take seconds on each hop.
+# What is left to `--long` on other engines than the first, and on other hops than the outermost and the innermost: these take
+# seconds on each.
 LONG_CASES = frozenset({"NET-large", "NET-calls", "NET-streams", "NET-drain", "HLT-under-load"})
+SHORT_HOPS = frozenset({"gateway", "predictor"})
 
 # Which calls are cut and which are answered is a matter of time in these, from one run to the next on one engine too; what ends
 # there may be is what the case itself asserts.

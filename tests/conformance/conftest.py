@@ -8,7 +8,7 @@ from pathlib import Path
 import grpc
 import pytest
 from conformance_cases import HOPS, Case, Refuse, Subject, check_refusal, subject_of
-from conformance_engines import ENGINES, LONG_CASES, Compared
+from conformance_engines import ENGINES, LONG_CASES, SHORT_HOPS, Compared
 from conformance_mesh import ConformanceMesh
 from conformance_models import make
 from conformance_wire import Client, Target
@@ -56,8 +56,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a case once per hop that it is for and that is under test, once per value of `each`, and on each engine.
 
-    Servers of the command line have the engine that they have. Otherwise all cases are run on engine grpcio, and on engine
-    envoy those that don't take long; with `--long` all on both, since what they were told is compared.
+    Servers of the command line have the engine that they have, and all cases are run. Otherwise those that take long are run on
+    engine grpcio alone, at some hops; with `--long` all everywhere, since what both engines told is compared.
     """
     marker = metafunc.definition.get_closest_marker("case")
     if marker is None:
@@ -67,10 +67,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     under_test = (hops or HOPS[:1]) if targets else HOPS
     long = metafunc.config.getoption("--long", False)
     name, values = one.each or ("", ("",))
-    engines = [engine for engine in ENGINES if long or engine == ENGINES[0] or one.id not in LONG_CASES]
+    whole = bool(targets) or long or one.id not in LONG_CASES
+    engines = ENGINES if whole else ENGINES[:1]
     marks = [pytest.mark.long] if long else []
     each = []
-    for hop in (hop for hop in one.hops if hop in under_test):
+    for hop in (hop for hop in one.hops if hop in under_test and (whole or hop in SHORT_HOPS)):
         for value in values:
             for engine in [""] if targets else engines:
                 words = [f"{one.id}.{value}" if name else one.id, hop, *([engine] if engine in ENGINES[1:] else [])]

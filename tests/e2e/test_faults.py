@@ -30,9 +30,11 @@ def twice(store: Valkey, engine: str) -> Iterator[Mesh]:
     ("service", "model", "calls"),
     [
         ("gateway", "fraud-detector", 20),
-        ("transformer", "fraud-detector", 20),
+        pytest.param("transformer", "fraud-detector", 20, marks=pytest.mark.long),
         ("predictor", "fraud-detector", 20),
-        ("explainer", "fraud-detector-explainer", 8),  # hundreds of predictions each
+        pytest.param(
+            "explainer", "fraud-detector-explainer", 8, marks=pytest.mark.long
+        ),  # hundreds of predictions each
     ],
 )
 def test_a_replica_that_is_told_to_go_loses_no_call(twice: Mesh, service: str, model: str, calls: int) -> None:

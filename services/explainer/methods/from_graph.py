@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import Mapping
 
 from infermesh.deadline import Deadline
-from infermesh.errors import DeadlineExceeded, FailedPrecondition, quoted
+from infermesh.errors import FailedPrecondition, quoted
 from infermesh.tensors import Array
 from services.explainer.background import Background
 from services.explainer.estimate import Floats
@@ -15,7 +13,7 @@ from services.explainer.graph import ModelGraph, NotReadable
 from services.explainer.methods.stands_for import background_outputs, how_apart, tells_of_margin
 from services.explainer.parameters import Parameters
 from services.explainer.players import Players
-from services.explainer.threads import Threads
+from services.explainer.threads import Between, Threads
 from services.explainer.tree import Algorithm, TreeAnswer, linear_values, tree_values
 
 __all__ = ["NotOfGraph", "from_graph", "value_of", "why_not"]
@@ -34,10 +32,6 @@ class NotOfGraph(FailedPrecondition):
     @classmethod
     def of(cls, model: str, method: str, why: str) -> NotOfGraph:
         return cls(f'model {quoted(model)}: method "{method}" can\'t be used: {why}')
-
-
-class _Ended(Exception):
-    pass
 
 
 def why_not(graph: ModelGraph | str, parameters: Parameters, output: str) -> str:
@@ -80,15 +74,8 @@ async def from_graph(
     Raises NotOfGraph when the graph can't tell, or answers something else than the model (the file is not what is served), and
     DeadlineExceeded. Cancelling ends the work after its next piece.
     """
-    ended = threading.Event()
 
-    def between() -> None:
-        if ended.is_set():
-            raise _Ended
-        if deadline.expired:
-            raise DeadlineExceeded(f"model {quoted(model)}: the deadline passed while its graph was explained")
-
-    def work() -> TreeAnswer:
+    def work(between: Between) -> TreeAnswer:
         of_column, weights = players.of_column, background.weights
         if graph.kind == "linear":
             answer = linear_values(graph, arrays, background.arrays, weights, of_column)
@@ -110,10 +97,8 @@ async def from_graph(
         return answer
 
     try:
-        return await threads.run_long(work)
-    except asyncio.CancelledError:
-        ended.set()
-        raise
+        late = f"model {quoted(model)}: the deadline passed while its graph was explained"
+        return await threads.run_long(work, deadline, late)
     except NotReadable as error:
         raise NotOfGraph.of(model, graph.kind, error.reason) from None
 

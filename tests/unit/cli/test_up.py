@@ -11,6 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from infermesh.cli.calls import grpcurl_line, python_client
 from infermesh.cli.processes import samples_folder
 
@@ -150,6 +152,7 @@ def test_a_demo_that_can_not_be(tmp_path: Path):
         assert up.process.wait(20) == 1
 
 
+@pytest.mark.long
 def test_a_demo_of_services_that_log_errors_alone():
     """The demo does not depend on what the services log."""
     levels = {f"INFERMESH_{service}__TELEMETRY__LOG_LEVEL": "error" for service in ("GATEWAY", "PREDICTOR")}

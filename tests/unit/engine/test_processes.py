@@ -81,7 +81,7 @@ async def answering(it: Any, known: int, other: str) -> set[int]:
     return found
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.long), 2])
 async def test_a_rolling_restart_loses_no_call(supervised: Callable[..., Any], processes: int) -> None:
     """Every process is another one afterwards; callers under way, and those who come anew, have noticed nothing."""
     async with supervised(processes=processes, grace_s=20) as it, AsyncExitStack() as channels:

@@ -11,6 +11,8 @@ import xgboost
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+LONG = pytest.mark.long
+
 
 def of(session, rows):
     names = [node.name for node in session.get_outputs()]
@@ -66,11 +68,11 @@ def test_xgboost_of_three_classes(imports, session, data, tmp_path, objective):
     "objective",
     [
         "reg:squarederror",
-        "reg:squaredlogerror",
-        "reg:absoluteerror",
-        "reg:pseudohubererror",
+        pytest.param("reg:squaredlogerror", marks=LONG),
+        pytest.param("reg:absoluteerror", marks=LONG),
+        pytest.param("reg:pseudohubererror", marks=LONG),
         "count:poisson",
-        "reg:gamma",
+        pytest.param("reg:gamma", marks=LONG),
         "reg:tweedie",
     ],
 )
@@ -179,10 +181,10 @@ def test_xgboost_categories_are_refused(imports, data, tmp_path):
     [
         ("binary", lambda c: c > 0),
         ("multiclass", lambda c: c),
-        ("multiclassova", lambda c: c),
+        pytest.param("multiclassova", lambda c: c, marks=LONG),
         ("regression", lambda c: c + 0.5),
-        ("poisson", lambda c: c),
-        ("tweedie", lambda c: c),
+        pytest.param("poisson", lambda c: c, marks=LONG),
+        pytest.param("tweedie", lambda c: c, marks=LONG),
     ],
 )
 def test_lightgbm(imports, session, data, tmp_path, objective, target):
