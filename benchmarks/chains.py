@@ -10,7 +10,7 @@ import grpc
 import numpy as np
 import onnxruntime as ort
 
-from benchmarks.contenders import PEERS, check_same, ours, serve
+from benchmarks.contenders import PEERS, WAYS, check_same, ours, serve
 from benchmarks.feature_rows import FEATURES, LOOKED_UP, MODEL, request_for, values_of
 from benchmarks.pairs import Contender
 from benchmarks.payloads import Payload, scores_of_cards
@@ -26,18 +26,18 @@ CARDS_MODEL = Payload(MODEL, lambda: scores_of_cards(FEATURES), LOOKED_UP, np.ze
 KSERVE = {"kserve": "KServe's chain", "kserve-tuned": "KServe's chain, tuned"}
 
 
-def our_name(engine: str) -> str:
-    """What our chain on an engine is called in tables."""
-    return f"infermesh chain, {engine}"
+def our_name(way: str) -> str:
+    """What our chain, run in one of the ways, is called in tables."""
+    return f"infermesh chain, {way}"
 
 
 @contextlib.contextmanager
-def our_chain(folder: Path, models: Path, url: str, engine: str) -> Iterator[Contender]:
-    """Our transformer and our predictor, both on the engine and with the samples' settings."""
-    with ours(CARDS_MODEL, models, engine) as predictor:
+def our_chain(folder: Path, models: Path, url: str, way: str) -> Iterator[Contender]:
+    """Our transformer and our predictor, both on the engine of the way and with the samples' settings."""
+    with ours(CARDS_MODEL, models, WAYS[way][0]) as predictor:
         port = int(predictor.target.rsplit(":", 1)[1])
-        with transformer(folder, url, port, engine=engine) as front:
-            yield Contender(our_name(engine), (*front.pids, *predictor.pids), front.target)
+        with transformer(folder, url, port, way=way) as front:
+            yield Contender(our_name(way), (*front.pids, *predictor.pids), front.target)
 
 
 @contextlib.contextmanager

@@ -21,9 +21,23 @@ from infermesh.protocol.open_inference_pb2 import ModelInferResponse
 from infermesh.protocol.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from infermesh.tensors import DATATYPES
 
-__all__ = ["ENGINES", "PEERS", "Peer", "WrongAnswer", "answer", "check_same", "our_name", "ours", "serve", "versions"]
+__all__ = [
+    "ENGINES",
+    "PEERS",
+    "WAYS",
+    "Peer",
+    "WrongAnswer",
+    "answer",
+    "check_same",
+    "our_name",
+    "ours",
+    "serve",
+    "versions",
+]
 
 ENGINES = ("grpcio", "envoy")
+WAYS = {"grpcio": ("grpcio", "grpc"), "envoy": ("envoy", "grpc"), "envoy-http2": ("envoy", "http2")}
+"""How a hop that calls on can be run: its engine, and `via` of its backends."""
 
 ANSWERS_WITHIN_S = 30.0
 CALL_S = 10.0

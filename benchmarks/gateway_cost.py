@@ -1,9 +1,9 @@
-"""CPU per call of the gateway (key check, rate limit, split), on each engine, beside a bare grpc.aio proxy and beside Envoy.
+"""CPU per call of the gateway (key check, rate limit, split), run in each way, beside a bare grpc.aio proxy and beside Envoy.
 
 All stand before the same backend, which answers iris' raw 1×4 with bytes that were made once; what it costs is not counted.
 Envoy has the same weights, key check and local limit (`envoy.yaml`), and one worker thread.
 
-    python -m benchmarks.gateway_cost [--engine grpcio,envoy] [--mirror PERCENT [--compare]] [--pairs 7] [--seconds 5]
+    python -m benchmarks.gateway_cost [--way grpcio,envoy,envoy-http2] [--mirror PERCENT [--compare]] [--pairs 7] [--seconds 5]
                                       [--in-flight 64]
 
 With --mirror: also the gateway on grpcio with a shadow that gets copies of that many of a hundred calls; with --compare, answers
@@ -26,20 +26,20 @@ import numpy as np
 
 from benchmarks.bounds import Bound, verdicts
 from benchmarks.comparing import Cost, costs, not_compared, taken
-from benchmarks.contenders import ENGINES, WrongAnswer
+from benchmarks.contenders import WAYS, WrongAnswer
 from benchmarks.gateways import Did, bare, check, envoy, envoy_did, gateway, gateway_did
 from benchmarks.pairs import LEAN_LOAD, LOAD_CORE, Contender, free_port, process, run_rounds
 from infermesh.protocol.open_inference_pb2 import ModelInferRequest, ModelInferResponse
 from infermesh.tensors import add_inputs, add_outputs
 
-MOST_OF_BARE = {"grpcio": 1.5, "envoy": 0.55}  # of the gateway to the bare proxy, mirroring off
+MOST_OF_BARE = {"grpcio": 1.5, "envoy": 0.55, "envoy-http2": 0.55}  # of the gateway to the bare proxy, mirroring off
 COMPARED_BOUND = 1.25  # of the gateway with mirroring and comparison to the one without
 MOST_LOST = 0.01  # of the copies: with more that failed or were shed, it is not mirroring that was measured
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--engine", default=",".join(ENGINES))
+    parser.add_argument("--way", default=",".join(WAYS))
     parser.add_argument("--mirror", type=float, default=0.0, metavar="PERCENT")
     parser.add_argument("--compare", action="store_true")
     parser.add_argument("--pairs", type=int, default=7)
@@ -48,16 +48,16 @@ def main() -> None:
     options = parser.parse_args()
     if not 0 <= options.mirror <= 100:
         parser.error(f"--mirror: expected a percentage, got {options.mirror:g}")
-    engines = options.engine.split(",")
-    if unknown := set(engines) - set(ENGINES):
-        parser.error(f"--engine: expected some of {', '.join(ENGINES)}, got {', '.join(sorted(unknown))}")
-    if options.mirror and "grpcio" not in engines:
-        parser.error("--mirror: expected the engine grpcio, on which it is measured")
+    ways = options.way.split(",")
+    if unknown := set(ways) - set(WAYS):
+        parser.error(f"--way: expected some of {', '.join(WAYS)}, got {', '.join(sorted(unknown))}")
+    if options.mirror and "grpcio" not in ways:
+        parser.error("--mirror: expected the way grpcio, on which it is measured")
     if options.compare and not options.mirror:
         parser.error("--compare: expected --mirror beside it")
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the servers are ended too
     failed = measure(
-        engines, options.mirror / 100, options.pairs, options.seconds, options.in_flight, compared=options.compare
+        ways, options.mirror / 100, options.pairs, options.seconds, options.in_flight, compared=options.compare
     )
     for line in failed:
         print(f"FAILED: {line}")
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def measure(
-    engines: Sequence[str], mirrored: float, pairs: int, seconds: float, in_flight: int, *, compared: bool = False
+    ways: Sequence[str], mirrored: float, pairs: int, seconds: float, in_flight: int, *, compared: bool = False
 ) -> list[str]:
     """Start all, check and compare them, and print the ratios; returns what could not be measured, with the reason."""
     request, response = iris_request(), iris_response()
@@ -75,10 +75,7 @@ def measure(
         (folder / "request.bin").write_bytes(request.SerializeToString())
         (folder / "response.bin").write_bytes(response.SerializeToString())
         backend = _backend(folder, servers)
-        ours = {
-            engine: servers.enter_context(gateway(folder / f"gateway-{engine}", backend, engine=engine))
-            for engine in engines
-        }
+        ours = {way: servers.enter_context(gateway(folder / f"gateway-{way}", backend, way=way)) for way in ways}
         floor = servers.enter_context(bare(backend))
         contenders = [*(each for each, _ in ours.values()), floor]
         for each in contenders:
@@ -119,7 +116,7 @@ def measure(
             copied = gateway_did(its_metrics)  # the last copies have ended by now
             failed += not_compared(copied, counted)
             print(f"{mirroring.name}: {(costs(mirroring) - began).told(copied.calls, max(1, counted))}")
-    bounds = [Bound(each.name, floor.name, MOST_OF_BARE[engine]) for engine, (each, _) in ours.items()]
+    bounds = [Bound(each.name, floor.name, MOST_OF_BARE[way]) for way, (each, _) in ours.items()]
     if other:
         bounds += [Bound(each.name, other.name) for each, _ in ours.values()]
         bounds.append(Bound(other.name, floor.name))

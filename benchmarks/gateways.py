@@ -18,7 +18,7 @@ from string import Template
 import grpc
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.contenders import WrongAnswer, check_same
+from benchmarks.contenders import WAYS, WrongAnswer, check_same
 from benchmarks.pairs import Contender
 from benchmarks.processes import ROOT, free_port, process
 from infermesh.protocol.open_inference_pb2 import ModelInferRequest, ModelInferResponse
@@ -81,9 +81,9 @@ class Did:
         return f"{self.calls} calls, {self.by_variant['canary'] / max(self.calls, 1):.1%} of them to the canary{told}"
 
 
-def our_name(engine: str) -> str:
-    """What our gateway on an engine is called in tables."""
-    return f"infermesh gateway, {engine}"
+def our_name(way: str) -> str:
+    """What our gateway, run in one of the ways, is called in tables."""
+    return f"infermesh gateway, {way}"
 
 
 @contextlib.contextmanager
@@ -94,7 +94,7 @@ def gateway(
     mirrored: float = 0,
     candidate_port: int = 0,
     compared: bool = False,
-    engine: str = "grpcio",
+    way: str = "grpcio",
     settings: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[Contender, int]]:
     """Our gateway as it is deployed, and the port of its metrics.
@@ -103,12 +103,14 @@ def gateway(
     the contender's process tree. `settings` are further ones, by the names of their environment variables.
     """
     folder.mkdir()
+    engine, via = WAYS[way]
     port, http_port = free_port(), free_port()
     (folder / "routes.yaml").write_text(_ROUTES.rstrip() + (_SHADOWS % mirrored if mirrored else "\n"))
     digest = hashlib.sha256(KEY.encode()).hexdigest()
     (folder / "keys.yaml").write_text(f"keys: [{{sha256: {digest}, caller: load, scopes: [infer]}}]\n")
     own = {
         "SERVER__ENGINE": engine,
+        "BACKENDS__PREDICTOR__VIA": via,
         "SERVER__HOST": "127.0.0.1",
         "SERVER__GRPC_PORT": str(port),
         "SERVER__HTTP_PORT": str(http_port),
@@ -124,7 +126,7 @@ def gateway(
     if compared:
         own["COMPARE__ENABLED"] = "true"
     prefixed = {f"INFERMESH_GATEWAY__{name}": value for name, value in {**own, **(settings or {})}.items()}
-    title = f"gateway, {mirrored * 100:g} % mirrored" if mirrored else our_name(engine)
+    title = f"gateway, {mirrored * 100:g} % mirrored" if mirrored else our_name(way)
     title += " and compared" if compared else ""
     with process(["-m", "services.gateway"], port, prefixed) as pid:
         yield Contender(title, (pid,), f"127.0.0.1:{port}", KEY), http_port

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import grpc
 
-from benchmarks.contenders import WrongAnswer, check_same
+from benchmarks.contenders import WAYS, WrongAnswer, check_same
 from benchmarks.echo_backend import ECHO
 from benchmarks.feature_rows import LOOKED_UP, feature_file, request_for, values_of
 from benchmarks.pairs import Contender
@@ -41,9 +41,10 @@ def backend(file: Path, response: ModelInferResponse) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def transformer(folder: Path, url: str, backend_port: int, *, engine: str = "grpcio") -> Iterator[Contender]:
+def transformer(folder: Path, url: str, backend_port: int, *, way: str = "grpcio") -> Iterator[Contender]:
     """Ours, with the settings that `infermesh up` gives it: the samples' own, but for the features and the addresses."""
     folder.mkdir()
+    engine, via = WAYS[way]
     shutil.copy(ROOT / "samples" / "config" / "transformer.yaml", folder)
     (folder / "features.yaml").write_text(json.dumps(feature_file()))  # which YAML is a superset of
     port = free_port()
@@ -54,6 +55,7 @@ def transformer(folder: Path, url: str, backend_port: int, *, engine: str = "grp
         "SERVER__HTTP_PORT": str(free_port()),
         "SERVER__DRAIN": "0s",
         "REDIS__URL": url,
+        "BACKENDS__PREDICTOR__VIA": via,
         **{f"BACKENDS__{n}__TARGET": f"127.0.0.1:{backend_port}" for n in ("PREDICTOR", "EXPLAINER", "CANDIDATE")},
     }
     prefixed = {f"INFERMESH_TRANSFORMER__{name}": value for name, value in environment.items()}

@@ -53,9 +53,10 @@ def test_both_engines_answer_alike_and_are_compared(tmp_path: Path, capsys: pyte
     assert "by the load" in capsys.readouterr().out
 
 
-def test_a_gateway_on_envoy_answers_as_its_backend_does(backend: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["envoy", "envoy-http2"])
+def test_a_gateway_on_envoy_answers_as_its_backend_does(way: str, backend: int, tmp_path: Path) -> None:
     """Which is one that speaks no more HTTP/2 than it must; calls without a key are refused."""
-    with gateway(tmp_path / "gateway", backend, engine="envoy") as (contender, http_port):
+    with gateway(tmp_path / "gateway", backend, way=way) as (contender, http_port):
         check(contender, iris_request(), iris_response())
         did = gateway_did(http_port)
 
@@ -67,7 +68,7 @@ def test_the_chain_says_what_the_model_says(tmp_path: Path) -> None:
     with Valkey() as valkey:
         fill(valkey.url, 60)
         file = chains.CARDS_MODEL.write(tmp_path / "models")
-        with chains.our_chain(tmp_path / "chain", tmp_path / "models", valkey.url, "envoy") as chain:
+        with chains.our_chain(tmp_path / "chain", tmp_path / "models", valkey.url, "envoy-http2") as chain:
             chains.check(chain, file, chain_cost.FIRST, 1)
             chains.check(chain, file, chain_cost.FIRST, 5)
             right, wrong = (chains.expected(file, first, 1) for first in (chain_cost.FIRST, 8))
