@@ -335,11 +335,16 @@ def _access_log(settings: Settings) -> dict[str, Any]:
         "request_id": "%REQ(X-REQUEST-ID)%",
         "trace": "%REQ(TRACEPARENT)%",
     }
+    words = " ".join(f"{name}={value}" for name, value in [*fields.items()][5:])
+    text = f"INFO    {settings.service}: {fields['message']} {words}\n"
+    form: dict[str, Any] = (
+        {"json_format": fields} if settings.log_json else {"text_format_source": {"inline_string": text}}
+    )
     return {
         "name": "envoy.access_loggers.stderr",
         "typed_config": {
             "@type": f"{_TYPE}extensions.access_loggers.stream.v3.StderrAccessLog",
-            "log_format": {"json_format": fields},
+            "log_format": form,
         },
     }
 

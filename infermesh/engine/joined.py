@@ -7,13 +7,13 @@ look like a service that counts from the start again. A gauge is joined by the r
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-__all__ = ["RULES", "Gone", "Joined", "join"]
+__all__ = ["RULES", "Gone", "Joined", "Told", "join"]
 
 MAX_GONE = 100_000  # series of processes that have ended; past it the oldest are forgotten
 
@@ -29,14 +29,34 @@ RULES: dict[str, Callable[[Iterable[float]], float]] = {
     "infermesh_model_in_flight": sum,
     "infermesh_model_waiting": sum,
     "infermesh_response_cache_bytes": sum,
-    "infermesh_shadow_findings": max,
     "infermesh_shadow_pairs": sum,
     "infermesh_shadow_pairs_unknown": sum,
     "infermesh_shadow_repeats": sum,
     "infermesh_shadow_save_failures": sum,
+    "infermesh_transformer_cache_bytes": sum,
+    "infermesh_transformer_cache_entries": sum,
     "process_open_fds": sum,
     "process_resident_memory_bytes": sum,
     "process_virtual_memory_bytes": sum,
+    # the same in each process, or the supervisor's own
+    "infermesh_build_info": max,
+    "infermesh_engine_processes": max,
+    "infermesh_gateway_file_generation": max,
+    "infermesh_gateway_variant_share": max,
+    "infermesh_loaded_versions": max,
+    "infermesh_model_file_bytes": max,
+    "infermesh_source_cache_bytes": max,  # on disk, shared
+    # marks of trouble, and findings of the one process that compares: the largest
+    "infermesh_gateway_file_bad": max,
+    "infermesh_gateway_limit_store_away": max,
+    "infermesh_shadow_difference": max,
+    "infermesh_shadow_differs": max,
+    "infermesh_shadow_event_share": max,
+    "infermesh_shadow_findings": max,
+    "infermesh_shadow_latency_difference_seconds": max,
+    "infermesh_shadow_psi": max,
+    "infermesh_tls_bad": max,
+    "infermesh_transformer_model_faults": max,
     # 1 while all is well: the process where it is not shows
     "infermesh_gateway_variant_ready": min,
     "infermesh_ready": min,
@@ -45,7 +65,7 @@ RULES: dict[str, Callable[[Iterable[float]], float]] = {
     "process_max_fds": min,
     "process_start_time_seconds": min,
 }
-"""How a gauge is joined; one that is not here is the same in each process, or bad when it is large, and the largest is told."""
+"""How a gauge is joined; of one that is not here, which a metric of a library may be, the largest is told."""
 
 
 class Gone:
@@ -67,19 +87,30 @@ class Gone:
             over -= len(dropped)
 
 
+class Told(NamedTuple):
+    """What there is to join."""
+
+    texts: Sequence[str]
+    """Of processes that serve, and of the supervisor."""
+    leaving: Sequence[str]
+    """Of processes that answer what they have: what they count and hold, but nothing of how they are."""
+    gone: Sequence[Metric]
+
+
 class Joined(Collector):
     """Collects by asking; runs in the thread of whoever scrapes."""
 
-    def __init__(self, texts: Callable[[], Sequence[str]], gone: Gone) -> None:
-        self._texts = texts
-        self._gone = gone
+    def __init__(self, told: Callable[[], Told]) -> None:
+        self._told = told
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: what there is, is known when processes are asked."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        yield from join([*(_parsed(text) for text in self._texts()), self._gone.families])
+        told = self._told()
+        leaving = ([family for family in _parsed(text) if _rule(family) is sum] for text in told.leaving)
+        yield from join([*map(_parsed, told.texts), *leaving, told.gone])
 
 
 def join(processes: Iterable[Sequence[Metric]]) -> list[Metric]:

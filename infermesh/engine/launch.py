@@ -74,6 +74,8 @@ async def start(
         "--disable-hot-restart"
     ]  # no shared memory and no base id, of which two services on a machine would need two
     words += ["--drain-time-s", "1", "--drain-strategy", "immediate", "--file-flush-interval-msec", "500"]
+    # Several processes write to one pipe: what is over 4 KiB at a time may be torn by others (pipe(7)).
+    words += ["--file-flush-min-size-kb", "1"]
     if sys.platform == "linux":
         words = [sys.executable, "-I", "-S", "-c", _TIED, str(os.getpid()), *words]
     return await asyncio.create_subprocess_exec(

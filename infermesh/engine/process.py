@@ -73,6 +73,7 @@ class Process:
     failed: Failed | None = None
     answered_at: float = field(default_factory=time.monotonic)
     last_metrics: str = ""
+    _is_taken: bool = False
     _child: asyncio.subprocess.Process | None = None
 
     def __post_init__(self) -> None:
@@ -97,7 +98,13 @@ class Process:
         return self.status is None and (self.was_ready or not self.held)
 
     async def start(self) -> None:
-        """Write its files and start it."""
+        """Write its files and start it. What the system does not let it do is in `failed`."""
+        try:
+            await self._start()
+        except OSError as error:
+            self.failed = Failed(1, f"could not be started: {error}")
+
+    async def _start(self) -> None:
         group, folder = self.group, self.group.folder
         self.places.leaving.write_text(NOT_LEAVING)
         config, order = folder / f"{self.name}.envoy.json", folder / f"{self.name}.order.json"
@@ -126,8 +133,14 @@ class Process:
     async def metrics(self) -> str:
         """What it counts now; what it counted when last asked, if it does not answer."""
         with suppress(NoAnswer):
-            self.last_metrics = (await ask(self._control, "GET", "/metrics", ANSWER_WITHIN_S)).decode()
+            text = (await ask(self._control, "GET", "/metrics", ANSWER_WITHIN_S)).decode()
+            self.last_metrics = "" if self._is_taken else text
         return self.last_metrics
+
+    def take_metrics(self) -> str:
+        """What it had counted when last asked, for whoever keeps that from now on: here there is nothing any more."""
+        text, self.last_metrics, self._is_taken = self.last_metrics, "", True
+        return text
 
     async def drain(self) -> None:
         """Health says NOT_SERVING from now on; calls are answered."""
@@ -146,10 +159,10 @@ class Process:
         if self._child is not None and self._child.returncode is None:
             self._child.kill()
 
-    async def wait(self) -> int:
+    async def wait(self) -> None:
         """Until it has ended."""
-        assert self._child is not None
-        return await self._child.wait()
+        if self._child is not None:
+            await self._child.wait()
 
     async def _close_listeners(self) -> bool:
         # In this order. A connection that waits to be accepted when the listener closes is reset, and telling clients to go
@@ -157,12 +170,12 @@ class Process:
         try:
             await ask(self.places.admin, "POST", "/drain_listeners", ANSWER_WITHIN_S)
             await ask(self.places.admin, "POST", "/drain_listeners?graceful&skip_exit", ANSWER_WITHIN_S)
-        except NoAnswer as reason:
+            changed = self.places.leaving.with_suffix(".new")
+            changed.write_text(LEAVING)
+            changed.replace(self.places.leaving)  # Envoy looks for renames
+        except (NoAnswer, OSError) as reason:
             _log.warning("%s can't be drained: %s", self.name, reason)
             return False
-        changed = self.places.leaving.with_suffix(".new")
-        changed.write_text(LEAVING)
-        changed.replace(self.places.leaving)  # Envoy looks for renames
         return True
 
     async def _finish(self, end: float) -> None:

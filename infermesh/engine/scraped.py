@@ -8,7 +8,7 @@ from concurrent.futures import TimeoutError as NotInTime
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
-from infermesh.engine.joined import Gone, Joined
+from infermesh.engine.joined import Gone, Joined, Told
 from infermesh.engine.process import Process
 
 __all__ = ["Scraped"]
@@ -23,11 +23,16 @@ class Scraped:
     | `infermesh_engine_restarts_total` | service, reason | processes that were started again: `failed`, or `asked` for |
     """
 
-    def __init__(self, service: str, processes: Callable[[], Sequence[Process]], is_ready: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        service: str,
+        processes: Callable[[], Sequence[Process]],
+        leaving: Callable[[], Sequence[Process]],
+    ) -> None:
         self.gone = Gone()
         self._service = service
         self._list = processes
-        self._is_ready = is_ready
+        self._leaving = leaving
         self._own = CollectorRegistry()
         labels = ("service", "state")
         self._processes = Gauge("infermesh_engine_processes", "Processes by state.", labels, registry=self._own)
@@ -41,7 +46,7 @@ class Scraped:
         """The registry to scrape, from a thread other than that of this loop."""
         self._loop = loop
         registry = CollectorRegistry()
-        registry.register(Joined(self._texts, self.gone))
+        registry.register(Joined(self._told))
         return registry
 
     def restarted(self, reason: str) -> None:
@@ -76,19 +81,22 @@ class Scraped:
         bad.labels(self._service, "server").set(not good)
         expires.labels(self._service, "server").set(expires_at)
 
-    def _texts(self) -> list[str]:
+    def _told(self) -> Told:
+        assert self._loop is not None
+        asked = asyncio.run_coroutine_threadsafe(self._ask(), self._loop)
+        try:
+            return asked.result(WITHIN_S)
+        except NotInTime:  # the supervisor ends
+            asked.cancel()
+            return Told([generate_latest(self._own).decode()], [], self.gone.families)
+
+    async def _ask(self) -> Told:
+        """Each process is in one place when all have answered: what it counts goes from its own list to the next in one step."""
+        await asyncio.gather(*(each.metrics() for each in (*self._list(), *self._leaving())))
         processes = self._list()
         ready = sum(each.is_ready for each in processes)
         self._processes.labels(self._service, "ready").set(ready)
         self._processes.labels(self._service, "starting").set(len(processes) - ready)
-        assert self._loop is not None
-        asked = asyncio.run_coroutine_threadsafe(self._ask(processes), self._loop)
-        try:
-            texts = asked.result(WITHIN_S)
-        except NotInTime:  # the supervisor ends
-            asked.cancel()
-            texts = []
-        return [*texts, generate_latest(self._own).decode()]
-
-    async def _ask(self, processes: Sequence[Process]) -> list[str]:
-        return list(await asyncio.gather(*(each.metrics() for each in processes)))
+        own = generate_latest(self._own).decode()
+        leaving = [each.last_metrics for each in self._leaving()]
+        return Told([*(each.last_metrics for each in processes), own], leaving, self.gone.families)

@@ -25,6 +25,7 @@ ON_EVERY_ENGINE = frozenset(
         "test_raw_calls",
         "test_samples",
         "test_shadow_comparer",
+        "test_shadow_equal_models",
         "test_shadow_sample",
         "test_shadows",
         "test_soak",

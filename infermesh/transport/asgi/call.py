@@ -47,7 +47,7 @@ class Call(Answer):
     _trailing_pairs: Pairs = ()
     _metadata: tuple[tuple[str, str | bytes], ...] | None = None
     _is_compressing_next = True
-    _aborted: grpc.aio.AbortError | None = None
+    _is_aborted: bool = False
     _callbacks: list[Callable[[Any], None]] | None = None
     _looking: asyncio.Future[Any] | None = None
 
@@ -164,6 +164,7 @@ class Call(Answer):
         self.is_over = True
         if self.requests is not None:
             self.requests.close()
+            self.requests = None  # the two hold each other
         if isinstance(self._looking, asyncio.Task):  # a host's own future is left to it
             self._looking.cancel()
         if self._callbacks is not None:

@@ -117,6 +117,8 @@ class Context(Call):
 
     async def read(self) -> Any:
         """The next request of a stream; `grpc.aio.EOF` after the last one."""
+        if self.requests is None and self.is_over:
+            return grpc.aio.EOF
         if self.requests is None:
             raise grpc.aio.UsageError("read() is for methods that take a stream of requests")
         return await self.requests.read()
@@ -138,7 +140,7 @@ class Context(Call):
 
     async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Metadata = ()) -> NoReturn:
         """End the call with this status; raises, always."""
-        if self._aborted is not None:
+        if self._is_aborted:
             raise grpc.aio.UsageError("abort was called before")
         if trailing_metadata:
             self.set_trailing_metadata(trailing_metadata)
@@ -146,8 +148,10 @@ class Context(Call):
             code = _code(code)
             self._final = grpc.StatusCode.UNKNOWN if code is grpc.StatusCode.OK else code, details
             self._is_plain = False
-        self._aborted = grpc.aio.AbortError("Locally aborted.")
-        raise self._aborted
+        self._is_aborted = (
+            True  # not the error itself: its frames hold the call, and only the collector would free them
+        )
+        raise grpc.aio.AbortError("Locally aborted.")
 
     async def abort_with_status(self, status: grpc.Status) -> NoReturn:
         """End the call with a rich status (`grpc_status.rpc_status.to_status`)."""

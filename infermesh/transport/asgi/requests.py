@@ -91,7 +91,8 @@ class Requests:
         self._parts: asyncio.Queue[bytes | None] = asyncio.Queue(1)  # None: the end
         self._ended = False
         self._receiving = False
-        self._pump = asyncio.ensure_future(self._pumped())
+        self._pump: asyncio.Task[None] | None = asyncio.ensure_future(self._pumped())
+        self._pump.add_done_callback(self._has_pumped)
 
     def __aiter__(self) -> Requests:
         return self
@@ -120,7 +121,7 @@ class Requests:
         that nobody waits for."""
         self._ended = True
         self._let_go(self._held)
-        if not self._receiving:
+        if self._pump is not None and not self._receiving:
             self._pump.cancel()
         if self._parts.empty():
             self._parts.put_nowait(None)  # whoever still reads has waited for nothing
@@ -129,6 +130,9 @@ class Requests:
         count = min(count, self._held)  # nothing is left after the end
         self._held -= count
         self._call.limits.unfinished.let_go(count)
+
+    def _has_pumped(self, _: object) -> None:
+        self._pump = None  # its frames hold this: only the garbage collector would free the two
 
     async def _pumped(self) -> None:
         try:

@@ -14,6 +14,7 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from infermesh.config import ServerConfig
+from infermesh.engine.joined import RULES
 from infermesh.runtime import Build, serve
 from infermesh.service import InferenceService, stack
 from infermesh.transport import Server
@@ -54,6 +55,7 @@ def differences(told: list[Metric], page: dict[str, set[str]], quiet: Container[
     names = {f"{each.name}_total" if each.type == "counter" else each.name: each for each in told}
     faults += [f"{name} is not on the page" for name in names.keys() - page.keys()]
     faults += [f"{name} is not told" for name in page.keys() - names.keys()]
+    faults += [f"{each.name} has no rule by which processes are joined" for each in told if _has_no_rule(each)]
     for name in names.keys() & page.keys():
         labels = {frozenset(sample.labels.keys() - {"le"}) for sample in names[name].samples}
         if not labels and name in quiet:
@@ -61,6 +63,10 @@ def differences(told: list[Metric], page: dict[str, set[str]], quiet: Container[
         if labels != {frozenset({"service", *page[name]})}:
             faults.append(f"{name} has the labels {sorted(map(sorted, labels))}, the page {sorted(page[name])}")
     return sorted(faults)
+
+
+def _has_no_rule(family: Metric) -> bool:
+    return family.type == "gauge" and family.name not in RULES
 
 
 @asynccontextmanager

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from infermesh.engine import joined
-from infermesh.engine.joined import RULES, Gone, Joined
+from infermesh.engine.joined import RULES, Gone, Joined, Told
 
 ROOT = Path(__file__).parents[3]
 
@@ -25,9 +26,9 @@ def process(calls: int, in_flight: int = 0, ready: int = 1, seconds: float = 0.1
     return generate_latest(registry).decode()
 
 
-def scrape(texts: list[str], gone: Gone | None = None) -> str:
+def scrape(texts: list[str], gone: Gone | None = None, leaving: Sequence[str] = ()) -> str:
     registry = CollectorRegistry()
-    registry.register(Joined(lambda: texts, gone or Gone()))
+    registry.register(Joined(lambda: Told(texts, leaving, (gone or Gone()).families)))
     return generate_latest(registry).decode()
 
 
@@ -56,6 +57,15 @@ def test_a_gauge_is_joined_by_its_rule() -> None:
     assert "infermesh_model_in_flight 5.0" in text
     assert "infermesh_ready 0.0" in text
     assert 'infermesh_model_file_bytes{model="a\\"\\\\b"} 1000.0' in text
+
+
+def test_a_process_that_leaves_has_what_it_counts_and_holds() -> None:
+    """That it is not ready any more is not the service's trouble."""
+    text = scrape([process(3, in_flight=1)], leaving=[process(4, in_flight=2, ready=0)])
+
+    assert 'infermesh_requests_total{code="OK"} 7.0' in text
+    assert "infermesh_model_in_flight 3.0" in text
+    assert "infermesh_ready 1.0" in text
 
 
 def test_what_an_ended_process_has_counted_stays_counted() -> None:
@@ -96,6 +106,6 @@ def test_every_rule_is_of_a_gauge_that_there_is() -> None:
         for name in re.findall(r'"(\w+)"', (ROOT / "services/gateway/compare_metrics.py").read_text())
     )
 
-    ours = [name for name in RULES if name.startswith("infermesh_")]
+    ours = [name for name in RULES if name.startswith("infermesh_") and name != "infermesh_engine_processes"]
 
     assert ours and [name for name in ours if name not in text] == []

@@ -151,7 +151,7 @@ async def test_a_restart_to_a_program_that_fails_changes_nothing(
 
 async def test_what_a_killed_process_had_told_is_not_forgotten(supervised: Callable[..., Any]) -> None:
     """A counter that falls would be read as a burst of calls that nobody made."""
-    async with supervised() as it:
+    async with supervised(pace={"first_pause_s": 0.5}) as it:
         await it.until_ready()
         async with channel(it.target) as opened:
             for _ in range(3):
@@ -160,6 +160,7 @@ async def test_what_a_killed_process_had_told_is_not_forgotten(supervised: Calla
 
         os.kill(*it.pids(), signal.SIGKILL)
         await it.says("another one is started")
+        assert "calls_total 3.0" in (await it.http("/metrics"))[1]  # and not twice, until there is another one
         await it.until_ready()
 
         async with channel(it.target) as opened:

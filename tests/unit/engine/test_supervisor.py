@@ -29,6 +29,16 @@ async def test_a_call_reaches_the_program(supervised: Callable[..., Any]) -> Non
         await it.says("/test.Engine/Pid")  # the access log
 
 
+async def test_the_access_log_is_text_where_logs_are(supervised: Callable[..., Any]) -> None:
+    async with supervised(access_log=True, log_json=False) as it, channel(it.target) as opened:
+        await it.until_ready()
+
+        await call(opened, "Pid")
+
+        (line, *_) = await it.says("/test.Engine/Pid grpc_status=0 http_status=200")
+        assert str(line["message"]).startswith("INFO    engine: ")
+
+
 async def test_sigterm_lets_calls_finish(supervised: Callable[..., Any], tmp_path: Path) -> None:
     """A call that was accepted is answered, one stream that only watches ends, and the exit status is 0."""
     async with supervised(grace_s=20) as it, channel(it.target) as opened:

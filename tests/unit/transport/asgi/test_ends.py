@@ -461,3 +461,45 @@ async def test_a_deadline_that_passes_as_the_request_comes_starts_nothing() -> N
     await until(running)
 
     assert (exchange.code, application.in_flight, hanging.contexts) == (DEADLINE_EXCEEDED, 0, [])
+
+
+@pytest.mark.parametrize("ends", ["answers", "aborts", "raises", "is late", "is unknown", "is a stream", "is left"])
+async def test_a_call_leaves_nothing_to_the_garbage_collector(ends: str) -> None:
+    """However it ends: that rarely looks, and an error whose frames hold the call that holds the error would wait for it."""
+    clock = Clock()
+
+    async def unary(request: bytes, context: Any) -> bytes:
+        if ends == "aborts":
+            await context.abort(grpc.StatusCode.NOT_FOUND, "not here")
+        if ends == "raises":
+            raise ValueError("a defect")
+        if ends == "is late":
+            clock.now += 6
+            application.ticker.expire()
+            await asyncio.sleep(10)
+        return request
+
+    async def chat(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        async for each in requests:
+            yield each
+
+    async def ended() -> None:
+        exchange = Exchange(path, heads=FIVE_S).message(more=ends == "is left")
+        running = started(application, exchange)
+        if ends == "is left":
+            await until(exchange.answered.wait())
+            exchange.go()
+        await until(running)
+        await settled()
+
+    application = with_methods(clock=clock, Unary=unary, Chat=chat)
+    path = {"is unknown": "/t.T/Nothing", "is a stream": "/t.T/Chat", "is left": "/t.T/Chat"}.get(ends, "/t.T/Unary")
+    await ended()  # what stays is made
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(10):
+            await ended()
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
