@@ -64,9 +64,11 @@ def refusing(error: Exception) -> Answer:
 
 
 def mirrored(**more: Any) -> dict[str, Any]:
-    """A shadow of all calls, behind the backend `shadow`, with a budget that no test uses up."""
+    """A shadow of all calls, behind the backend `shadow`, with a budget that no test uses up; none is shed, unless a test says
+    how many may be under way."""
+    bounds = {"budget": "60s"} if "max_in_flight" in more else {"budget": "60s", "max_waiting": 65_536}
     compare = {**FEW, **more.pop("compare", {})}
-    return {"name": "candidate", "backend": "shadow", "fraction": 1, "budget": "60s", "compare": compare} | more
+    return {"name": "candidate", "backend": "shadow", "fraction": 1, "compare": compare, **bounds} | more
 
 
 def route(model: str = "m", *shadows: Mapping[str, Any], **more: Any) -> dict[str, Any]:
@@ -112,6 +114,7 @@ class Caller:
         self.payload_bytes = 0
         self.ended: Counter[str] = Counter()
         self.variants: Counter[str] = Counter()
+        self._gateway = gateway
         self._channel = grpc.aio.insecure_channel(gateway.address)
         self._infer = pb_grpc.GRPCInferenceServiceStub(self._channel).ModelInfer
         self._reports = ShadowReportsStub(self._channel)
@@ -177,12 +180,21 @@ class Caller:
 
     async def reports(self, compared: int, model: str = "m") -> Sequence[reports_pb.Report]:
         """All reports of a model, as soon as they have so many pairs together."""
-        async with asyncio.timeout(30):
-            while True:
-                found = (await self.response(model)).reports
-                if sum(each.pairs for each in found) >= compared:
-                    return found
-                await asyncio.sleep(0.02)
+        found: Sequence[reports_pb.Report] = ()
+        try:
+            async with asyncio.timeout(60):
+                while True:
+                    found = (await self.response(model)).reports
+                    if sum(each.pairs for each in found) >= compared:
+                        return found
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            told = {(each.shadow, each.variant): each.pairs for each in found}
+            counted = self._gateway.samples().by_name
+            became = {
+                name: counted.get(f"infermesh_gateway_{name}_total") for name in ("shadow", "pairs", "pairs_lost")
+            }
+            raise AssertionError(f"expected {compared} pairs, got {told} of {became}") from None
 
 
 @asynccontextmanager

@@ -180,8 +180,10 @@ async def test_shadows_with_fractions_of_their_own_beside_a_canary(tmp_path: Pat
     async with mirroring(tmp_path, [one_route], Backend(saying(fraud(0.2)))) as (gateway, caller):
         await caller.call(calls)
         await until(lambda: gateway.sample("infermesh_gateway_shadow_total", shadow="all") == calls)
-        some = gateway.sample("infermesh_gateway_shadow_total", shadow="some")
-        reports = await caller.reports(calls + int(some))
+        some = -1.0
+        while (now := gateway.sample("infermesh_gateway_shadow_total", shadow="some")) != some:  # copies still end
+            some = now
+            reports = await caller.reports(calls + int(some))
 
     pairs = {(each.shadow, each.variant): each.pairs for each in reports}
     assert {variant: pairs["all", variant] for variant in ("stable", "canary")} == caller.variants
