@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from infermesh.errors import DeadlineExceeded, Internal, Unavailable
+from services.gateway.worker.child import Child
 from services.gateway.worker.frames import ANSWER, ASK, FAULT, TICK
 from services.gateway.worker.link import Link
 
@@ -72,8 +73,9 @@ class Feed:
         self._greeting = greeting
         self._hang_s = hang_s
         self._pause_s = pause_s
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: Child | None = None
         self._link: Link | None = None
+        self._greeted = 0  # frames that it was sent, and that nobody offered
         self._asked: dict[int, asyncio.Future[bytes]] = {}
         self._turn = 0
         self._running: asyncio.Task[None] | None = None
@@ -186,12 +188,8 @@ class Feed:
     async def _spawn(self) -> None:
         ours, theirs = socket.socketpair()
         try:
-            self._process = await asyncio.create_subprocess_exec(
-                *self._command,
-                env={**self._environment, FD: str(theirs.fileno())},
-                pass_fds=[theirs.fileno()],
-                stdin=asyncio.subprocess.DEVNULL,
-            )
+            fd = theirs.fileno()
+            self._process = Child(self._command, environment={**self._environment, FD: str(fd)}, pass_fds=[fd])
         except BaseException:
             ours.close()
             raise
@@ -206,6 +204,7 @@ class Feed:
             raise
         for kind, data in self._greeting():
             self._link.send(kind, (data,))
+        self._greeted = self._link.sent
         if self._early is not None:
             early, self._early = self._early, None
             for kind, parts in early.frames:
@@ -240,12 +239,12 @@ class Feed:
                     await self._kill()
         finally:
             waiting.cancel()
-        _log.error("%s ended with status %s; it is started again", self.name, process.returncode)
+        _log.error("%s ended with status %s; it is started again", self.name, process.status)
         self._gone()
 
     async def _kill(self) -> None:
         process = self._process
-        if process is not None and process.returncode is None:
+        if process is not None and process.status is None:
             process.kill()
             await process.wait()
 
@@ -256,8 +255,8 @@ class Feed:
         if early is not None and early.sent:
             self._observe("lost", early.sent)
         if link is not None:
-            if link.sent > link.taken:
-                self._observe("lost", link.sent - link.taken)
+            if lost := link.sent - max(link.taken, self._greeted):
+                self._observe("lost", lost)
             link.close()
         self._refuse()
 

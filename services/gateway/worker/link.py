@@ -13,7 +13,8 @@ __all__ = ["Link"]
 
 
 class Link(asyncio.Protocol):
-    """Sends frames and hands over those that come. `sent` and `taken` count frames of the worker's own kinds."""
+    """Sends frames and hands over those that come. `sent` and `taken` count frames of the worker's own kinds; also what is sent
+    when the worker has hung up, which never takes it."""
 
     def __init__(self, received: Callable[[Link, int, tuple[bytes, ...]], None]) -> None:
         self.sent = 0
@@ -29,11 +30,10 @@ class Link(asyncio.Protocol):
         return self._transport.get_write_buffer_size() if self._transport is not None else 0
 
     def send(self, kind: int, parts: tuple[bytes, ...]) -> None:
-        if self._transport is None or self.lost:
-            return
         if kind < TICK:
             self.sent += 1
-        self._transport.write(b"".join((head_of(kind, parts), *parts)))
+        if self._transport is not None and not self.lost:
+            self._transport.write(b"".join((head_of(kind, parts), *parts)))
 
     def end(self) -> None:
         """Nothing more is sent; what was is."""

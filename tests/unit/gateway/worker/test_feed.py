@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from collections import Counter
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -192,6 +193,21 @@ async def test_a_question_starts_it_too(tmp_path):
         assert await feed.ask(b"cd", timeout_s=20) == b"dc"
 
     assert (tmp_path / "out").read_bytes().splitlines() == [b"after", b"closed"]
+
+
+async def test_a_first_process_that_is_gone_at_once(tmp_path):
+    """What had waited for it is lost; its greeting is nobody's, and the next one gets it too."""
+    greeting = {"greeting": lambda: [(WRITE, b"greeting")]}
+    async with feeding(tmp_path / "out", when_used=True, **greeting) as (feed, counts):
+        command, feed._command = feed._command, (sys.executable, "-c", "")
+        assert all(feed.offer(WRITE, b"early") for _ in range(3))
+        await until(lambda: feed.pid is not None)
+        feed._command = command
+        await until(lambda: feed.restarts == 1)
+        assert await feed.ask(b"ab", timeout_s=20) == b"ba"
+
+    assert counts == {"sent": 3, "lost": 3}
+    assert (tmp_path / "out").read_bytes().splitlines() == [b"greeting", b"closed"]
 
 
 async def test_one_that_is_not_used_is_not_started(tmp_path):
