@@ -122,6 +122,11 @@ class Gateway:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def last_words(self) -> str:
+        """Its errors, and what was no log line."""
+        return self._process.last_words()
+
     def samples(self) -> Samples:
         """What it tells now; on a busy machine it may need longer than one scrape waits."""
         for _ in range(SCRAPES):

@@ -168,33 +168,43 @@ class Caller:
         self, compared: int, model: str = "m", shadow: str = "", *, failed: int = 0, repeats: int = 0
     ) -> reports_pb.Report:
         """The one report, as soon as it has so many pairs, repeats, and pairs of which an end failed."""
-        async with asyncio.timeout(30):
-            while True:
-                reports = (await self.response(model, shadow)).reports
-                for each in reports:
-                    ended = sum(codes.count for codes in each.codes)
-                    if each.pairs >= compared and each.repeats >= repeats and ended - each.pairs >= failed:
-                        (report,) = reports
-                        return report
-                await asyncio.sleep(0.02)
+
+        def is_whole(found: Sequence[reports_pb.Report]) -> bool:
+            for each in found:
+                ended = sum(codes.count for codes in each.codes)
+                if each.pairs >= compared and each.repeats >= repeats and ended - each.pairs >= failed:
+                    return True
+            return False
+
+        (report,) = await self._found(is_whole, model, shadow)
+        return report
 
     async def reports(self, compared: int, model: str = "m") -> Sequence[reports_pb.Report]:
         """All reports of a model, as soon as they have so many pairs together."""
+        return await self._found(lambda found: sum(each.pairs for each in found) >= compared, model)
+
+    async def _found(
+        self, is_whole: Callable[[Sequence[reports_pb.Report]], bool], model: str, shadow: str = ""
+    ) -> Sequence[reports_pb.Report]:
+        """Reports that are whole; when they never are, what became of each copy and pair is told."""
         found: Sequence[reports_pb.Report] = ()
         try:
             async with asyncio.timeout(60):
                 while True:
-                    found = (await self.response(model)).reports
-                    if sum(each.pairs for each in found) >= compared:
+                    found = (await self.response(model, shadow)).reports
+                    if is_whole(found):
                         return found
                     await asyncio.sleep(0.02)
         except TimeoutError:
-            told = {(each.shadow, each.variant): each.pairs for each in found}
-            counted = self._gateway.samples().by_name
+            told = {(each.shadow, each.variant): (each.pairs, each.repeats, list(each.codes)) for each in found}
+            counted = await asyncio.to_thread(self._gateway.samples)
             became = {
-                name: counted.get(f"infermesh_gateway_{name}_total") for name in ("shadow", "pairs", "pairs_lost")
+                name: counted.by_name.get(f"infermesh_gateway_{name}")
+                for name in ("shadow_total", "pairs_total", "pairs_lost_total", "compare_restarts")
             }
-            raise AssertionError(f"expected {compared} pairs, got {told} of {became}") from None
+            raise AssertionError(
+                f"reports that are not whole: {told} of {became}; {self._gateway.last_words}"
+            ) from None
 
 
 @asynccontextmanager

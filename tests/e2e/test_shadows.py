@@ -82,6 +82,8 @@ async def test_a_shadow_that_is_dead_lives_and_dies(tmp_path: Path) -> None:
             while not gateway.sample("infermesh_gateway_shadow_total", outcome="mirrored"):
                 await caller.call(1)  # the channel connects again when it likes
             await caller.call(20)
+            # Nobody waits for copies: the shadow must not die before them.
+            await until(lambda: gateway.sample("infermesh_gateway_shadow_total") == caller.ended["OK"])
         await caller.call(20)
         await until(lambda: gateway.sample("infermesh_gateway_shadow_total") == caller.ended["OK"])
 
