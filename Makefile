@@ -29,7 +29,7 @@ demo: $(RUN)/ready ## the same, with the tour alone: ends with status 0, or a re
 	@$(RUN)/bin/infermesh demo
 
 test: $(DEV)/ready $(TRITON)/ready $(SHAP)/ready ## all tests, in under ten minutes on two cores
-	$(DEV)/bin/python -m pytest --numprocesses 2 --dist loadfile
+	$(DEV)/bin/python -m pytest --numprocesses 3 --dist loadfile
 
 verify: $(DEV)/ready $(TRITON)/ready $(SHAP)/ready $(PROTOBUF7)/ready $(KSERVE)/ready $(MLSERVER)/ready $(TRITONSERVER)/ready $(FEAST)/ready ## what takes longer: soak with faults, a fresh clone, environments of their own
 	$(DEV)/bin/python -m pytest --long

@@ -49,9 +49,10 @@ async def test_who_is_urgent_runs_between_slices(gated: Any) -> None:
     model = gated(batching={"enabled": False})
     ask = sliced(model)
     model.gate.clear()
-    large, other = ask([1, 2, 3, 4, 5, 6]), ask([11, 12, 13, 14])
+    large = ask([1, 2, 3, 4, 5, 6])
+    await until(lambda: model.instances.busy == 1)  # a thread has said that rows are independent
+    other = ask([11, 12, 13, 14])
     await turn()
-    assert model.instances.busy
     urgent = model.ask(100, level=HIGH)
     await turn()
     model.gate.set()
@@ -66,7 +67,7 @@ async def test_a_later_slice_is_not_refused_by_a_full_queue(gated: Any) -> None:
     model = gated(max_requests=1, batching={"enabled": False})
     model.gate.clear()
     large = sliced(model)([1, 2, 3, 4])
-    await turn()
+    await until(lambda: model.instances.busy == 1)
     waiting = model.ask(5, level=LOW)
     await turn()
     with pytest.raises(ResourceExhausted):
@@ -122,7 +123,7 @@ async def test_cancelled_between_slices_nothing_more_runs(gated: Any) -> None:
     model = gated()
     model.gate.clear()
     large = sliced(model)([1, 2, 3, 4])
-    await turn()
+    await until(lambda: model.instances.busy == 1)
 
     large.cancel()
     await asyncio.wait({large})
