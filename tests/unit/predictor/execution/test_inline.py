@@ -59,6 +59,17 @@ def test_slow_runs_end_it() -> None:
     assert inline.stopped and not inline.fits({"x": floats(1)})
 
 
+@pytest.mark.parametrize(("times", "ends"), [(1.9, False), (2.1, True)])
+def test_a_run_is_slow_at_twice_the_bound(monkeypatch: pytest.MonkeyPatch, times: float, *, ends: bool) -> None:
+    """Below, in caches that others have used, it is no slower than its hop to a thread would be."""
+    clock, inline = Clock(monkeypatch), Inline(0.001, {}, [])
+
+    for _ in range(1000):
+        inline.run(clock.work, times * 0.001, times * 0.001)
+
+    assert inline.stopped is ends
+
+
 class Clock:
     """Both clocks of a run, which a test moves."""
 
@@ -94,6 +105,34 @@ def test_a_very_slow_run_that_fails_ends_it_too(monkeypatch: pytest.MonkeyPatch)
         inline.run(clock.fail, 0.03, 0.03)
 
     assert inline.stopped
+
+
+def test_runs_come_back_after_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was the machine, perhaps. Slow again, they are away twice as long; slow after a long good time, as long as at first."""
+    clock, inline = Clock(monkeypatch), Inline(0.001, {}, [])
+
+    def away_s() -> float:
+        for _ in range(4):
+            assert inline.fits({})
+            inline.run(clock.work, 0.003, 0.003)
+        began = clock.wall
+        while not inline.fits({}):
+            clock.wall += 1.0
+        return clock.wall - began
+
+    assert [away_s() for _ in range(3)] == [10, 20, 40]
+    clock.wall += 50
+    assert away_s() == 10
+    assert max(away_s() for _ in range(12)) == 3600
+
+
+def test_runs_do_not_come_back_after_a_very_slow_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be a very slow one for everybody again."""
+    clock, inline = Clock(monkeypatch), Inline(0.001, {}, [])
+    inline.run(clock.work, 0.03, 0.03)
+    clock.wall += 1e9
+
+    assert not inline.fits({})
 
 
 def test_a_process_that_waits_for_its_core_is_no_slow_model(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -271,11 +271,11 @@ async def test_a_long_string_is_a_large_input(
 async def test_a_model_that_becomes_slow_leaves_the_loop_and_one_hiccup_does_not_count(
     serve: Any, put: Any, models: Any, ask: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Runs that are slow by their own CPU time end inline runs for good; one now and then, or a process that waits, does not."""
+    """Runs that are slow by their own CPU time end inline runs; one now and then, or a process that waits, does not."""
     put("m", 1, models.add(1))
     predictor = await serve(inline_below="1s")
     version = predictor.repository.resolve("m", "")
-    version._inline.below_s = 0.001
+    version._inline._slow_s = 0.001
     takes = {"perf_counter": 0.0, "thread_time": 0.0}
     now = dict(takes)
 
