@@ -18,6 +18,7 @@ ON_EVERY_ENGINE = frozenset(
         "test_faults",
         "test_faults_gateway",
         "test_gateway_processes",
+        "test_http2_tools",
         "test_identities",
         "test_kserve_client",
         "test_many_names",
@@ -45,6 +46,7 @@ SHORT_ON_ENVOY = {
         "test_a_stream_answers_in_order_and_goes_on_after_a_failure",
     },
     "test_tritonclient": {"test_tritonclient_is_served"},
+    "test_http2_tools": {"test_h2load_is_served", "test_nghttp_reads_an_answer"},
     "test_raw_calls": {
         "test_a_call_is_answered",
         "test_a_refused_call_has_its_status",
