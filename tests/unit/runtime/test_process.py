@@ -143,7 +143,7 @@ async def test_under_load_every_accepted_call_is_answered(tmp_path: Path) -> Non
     UNAVAILABLE; a hop of the mesh reads both as UNAVAILABLE (transport/status.py).
     """
     closed = tmp_path / "closed"
-    async with started(ANSWER="20ms", SERVER__DRAIN="300ms", SERVER__GRACE="5s", CLOSED=str(closed)) as process:
+    async with started(ANSWER="20ms", SERVER__DRAIN="1500ms", SERVER__GRACE="5s", CLOSED=str(closed)) as process:
         await process.until_ready()
         loading = asyncio.ensure_future(load(process.stub, lambda: process.child.returncode is not None))
         await asyncio.sleep(0.2)
