@@ -69,7 +69,6 @@ class Process:
     held: bool
     is_ready: bool = False
     was_ready: bool = False
-    in_flight: int = 0
     failed: Failed | None = None
     answered_at: float = field(default_factory=time.monotonic)
     last_metrics: str = ""
@@ -125,7 +124,7 @@ class Process:
         """Ask how it is. Raises NoAnswer."""
         state = json.loads(await ask(self._control, "GET", "/state", ANSWER_WITHIN_S))
         self.answered_at = time.monotonic()
-        self.is_ready, self.in_flight = bool(state["ready"]), int(state["in_flight"])
+        self.is_ready = bool(state["ready"])
         self.was_ready = self.was_ready or self.is_ready
         if state["failed"]:
             self.failed = Failed(int(state["failed"]["status"]), str(state["failed"]["text"]))
@@ -142,10 +141,11 @@ class Process:
         text, self.last_metrics, self._is_taken = self.last_metrics, "", True
         return text
 
-    async def drain(self) -> None:
-        """Health says NOT_SERVING from now on; calls are answered."""
+    async def drain(self) -> int:
+        """Health says NOT_SERVING from now on; calls are answered. Returns how many are under way, 0 if it does not answer."""
         with suppress(NoAnswer):
-            await ask(self._control, "POST", "/drain", ANSWER_WITHIN_S)
+            return int(await ask(self._control, "POST", "/drain", ANSWER_WITHIN_S))
+        return 0
 
     async def end(self, grace_s: float) -> None:
         """Take no new connection, end those that are there when their calls are done, within the grace; then end it."""

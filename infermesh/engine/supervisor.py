@@ -282,9 +282,8 @@ class Supervisor:
         settings = self.group.settings
         every = self._all()
         serving = [each for each in every if each.listens]
-        in_flight = sum(each.in_flight for each in serving)
+        in_flight = sum(await asyncio.gather(*(each.drain() for each in serving)))
         _log.info("draining", extra={"in_flight": in_flight, "drain_s": settings.drain_s})
-        await asyncio.gather(*(each.drain() for each in serving))
         if serving and self._failed is None:
             await asyncio.sleep(settings.drain_s)
         await asyncio.gather(*(each.end(settings.grace_s) for each in every))

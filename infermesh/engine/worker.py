@@ -74,7 +74,7 @@ class Worker:
 
     async def _drain(self) -> bytes:
         self.draining.set()
-        return b""
+        return str(self.in_flight()).encode()
 
     async def _leave(self) -> bytes:
         self.draining.set()

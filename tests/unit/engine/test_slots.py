@@ -27,7 +27,7 @@ class Fake:
         self.status: int | None = None
         self.is_ready = self.was_ready = False
         self.failed: Failed | None = None
-        self.answered_at, self.in_flight, self.last_metrics, self.retired = 0.0, 0, "", 0
+        self.answered_at, self.last_metrics, self.retired = 0.0, "", 0
 
     @property
     def listens(self) -> bool:

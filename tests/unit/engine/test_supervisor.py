@@ -58,6 +58,25 @@ async def test_sigterm_lets_calls_finish(supervised: Callable[..., Any], tmp_pat
         await it.says("program closed")
 
 
+async def test_the_calls_under_way_are_counted_when_it_drains(supervised: Callable[..., Any], tmp_path: Path) -> None:
+    """As they are then, over all processes, and not as they were when the processes were last looked at."""
+    async with supervised(processes=2, grace_s=20, pace={"look_every_s": 1}) as it, channel(it.target) as opened:
+        await it.until_ready()
+        waiting = asyncio.ensure_future(call(opened, "Wait", bytes(tmp_path / "go")))
+
+        async def is_open() -> bool:
+            return "infermesh_model_in_flight 1.0" in (await it.http("/metrics"))[1]
+
+        await it.until(is_open)
+        it.signal(signal.SIGTERM)
+
+        (line,) = await it.says("draining")
+        assert line["in_flight"] == 1
+        (tmp_path / "go").touch()
+        await waiting
+        assert await it.ended() == 0
+
+
 async def test_a_call_that_outlasts_the_grace_is_cut(supervised: Callable[..., Any], tmp_path: Path) -> None:
     """The end comes all the same, with status 0."""
     async with supervised(grace_s=1) as it, channel(it.target) as opened:

@@ -120,7 +120,7 @@ async def test_it_is_told_to_leave_step_by_step(live: Callable[..., Life], tmp_p
     worker = module._worker
     assert worker is not None
 
-    await ask(tmp_path / "control", "POST", "/drain", WITHIN_S)
+    assert await ask(tmp_path / "control", "POST", "/drain", WITHIN_S) == b"0"
     assert worker.draining.is_set() and not worker.leaving.is_set()
     await ask(tmp_path / "control", "POST", "/leave", WITHIN_S)
     assert worker.leaving.is_set() and not worker.closing.is_set()
