@@ -110,6 +110,11 @@ class Resilience:
             )
         return stack(*filters, service=service) if filters else service
 
+    def refusing(self, label: str, variant: str, target: tuple[str, str, str]) -> Breaker | None:
+        """The breaker that `round_variant` has put round the variant, where it is one that refuses calls."""
+        state = self._states.get((label, variant, *target))
+        return state.breaker if state is not None and self._breaker.mode == "enforce" else None
+
     def round_route(
         self, deadline: RouteDeadlineConfig | None, service: InferenceService, *filters: Filter
     ) -> InferenceService:

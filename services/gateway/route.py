@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
+from infermesh.breaker import Breaker
 from infermesh.names import EXPLAINER_SUFFIX
 from infermesh.service import InferenceService, stack
 from services.gateway.backends import Backend
@@ -21,7 +22,7 @@ from services.gateway.routes import ReadinessConfig, RouteConfig
 from services.gateway.shadow import Shadow, never
 from services.gateway.split import Split, Variant
 from services.gateway.sticky import StickyKey
-from services.gateway.targets import ShadowConfig
+from services.gateway.targets import ShadowConfig, VariantConfig
 from services.gateway.weights import Weights
 
 __all__ = ["Answering", "Observers", "Parts", "Route"]
@@ -103,6 +104,7 @@ class Route:
         self._chooser = self._compiled(enforced=readiness.mode == "enforce")
         self._shadows = [self._shadow(at) for at, each in enumerate(config.shadows) if each.fraction]
         self.model, self.explainer = self._ways("")
+        self._breakers = [self._breaker(each) for each in self.config.alternatives]
         self._by_alias: tuple[Answering, Answering] | None = None
 
     @property
@@ -117,8 +119,9 @@ class Route:
         return self._by_alias
 
     def shares(self) -> list[float]:
-        """What part of the calls that no rule holds for each variant gets now, 0 to 1."""
-        return self._chooser.weights.shares()
+        """What part of the calls that no rule holds for each variant gets now, 0 to 1; from any thread."""
+        left_alone = (at for at, breaker in enumerate(self._breakers) if breaker is not None and not breaker.is_closed)
+        return self._chooser.weights.shares(frozenset(left_alone))
 
     def __repr__(self) -> str:
         return f"{self.label}: {self.model.service!r}"
@@ -143,6 +146,13 @@ class Route:
                 else:  # of all models that begin so, no one can be asked about
                     gates[each.name] = watch.gate(Place(backend.name, "", ""), backend.remote.ready)
         return gates
+
+    def _breaker(self, variant: VariantConfig) -> Breaker | None:
+        resilience = self._parts.resilience
+        if resilience is None:
+            return None
+        backend = self._parts.backends[variant.backend or self.config.backend]
+        return resilience.refusing(self.label, variant.name, (backend.name, variant.model, variant.version))
 
     def _compiled(self, *, enforced: bool) -> Chooser:
         config = self.config

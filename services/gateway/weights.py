@@ -75,9 +75,14 @@ class Weights:
         """The variant that the key belongs to."""
         return self._sticky.pick(key)
 
-    def shares(self) -> list[float]:
-        """What part of the calls each variant gets now, 0 to 1."""
-        return [weight / self._total for weight in self._current]
+    def shares(self, passed: frozenset[int] = frozenset()) -> list[float]:
+        """What part of the calls each variant gets now, 0 to 1; as `without` these, where it leaves any. From any thread."""
+        weights = current = self._current
+        if passed and self._when_dead == "others":
+            left = [0.0 if at in passed else weight for at, weight in enumerate(current)]
+            weights = left if any(left) else current
+        total = sum(weights)
+        return [weight / total for weight in weights]
 
     def _take(self, weights: list[float]) -> None:
         self._current = weights

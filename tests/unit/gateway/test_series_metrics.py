@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -30,15 +31,18 @@ RELOADS = 500
 CONSTANT = {"constant": {"outputs": [{"name": "y", "datatype": "FP32", "shape": [1], "data": [0.5]}]}}
 
 
-def _file(model: str = "fraud", variant: str = "canary", shadow: str = "s") -> RoutesFile:
+def _file(
+    model: str = "fraud", variant: str = "canary", shadow: str = "s", *, weight: int = 0, **more: Any
+) -> RoutesFile:
     """One route with all that is counted by its names."""
     route = {
         "model": model,
         "backend": "one",
         "sticky": {"metadata": "x-card"},
-        "variants": [{"name": "stable", "weight": 1}, {"name": variant, "weight": 0, "backend": "two"}],
+        "variants": [{"name": "stable", "weight": 1}, {"name": variant, "weight": weight, "backend": "two"}],
         "shadows": [{"name": shadow, "fraction": 1, "backend": "two"}],
         "fallback": {"steps": [{"variant": variant}, CONSTANT]},
+        **more,
     }
     return RoutesFile.model_validate({"routes": [route]})
 
@@ -150,6 +154,23 @@ async def test_names_that_stay_count_on(gateway: Gateway) -> None:
     assert gateway.value("infermesh_gateway_breaker_total", model="fraud", variant="stable", event="opened") == 1
     step = {"model": "fraud", "step": "variant:canary", "outcome": "answered"}
     assert gateway.value("infermesh_gateway_fallback_total", **step) == 2
+
+
+async def test_a_variant_that_its_breaker_leaves_alone_has_no_share(gateway: Gateway) -> None:
+    """What is told is what calls find; where no other has weight, the share stays."""
+
+    def told() -> list[float | None]:
+        named = [("stable", "one"), ("canary", "two")]
+        labels = [{"model": "fraud", "variant": variant, "backend": backend} for variant, backend in named]
+        return [gateway.value("infermesh_gateway_variant_share", version="", **each) for each in labels]
+
+    await gateway.ask()  # which the fallback answers: its breaker is open now
+    assert told() == [1.0, 0.0]
+    gateway.table.swap(_file(weight=3))
+    assert told() == [0.0, 1.0]
+
+    gateway.table.swap(_file(weight=3, when_dead="fail"))
+    assert told() == [0.25, 0.75]
 
 
 async def test_a_variant_goes_and_its_model_stays(gateway: Gateway) -> None:
