@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -65,8 +66,10 @@ def _example(spec: InputSpec) -> str:
 
 
 def known_values(request: ModelInferRequest, specs: Mapping[str, InputSpec]) -> list[dict[str, str]]:
-    """What each row of the request says about features: by the name of the input, or of its columns."""
+    """What each row of the request says about features: by the name of the input, or of its columns, and where several have a
+    name, by `input.column`, as explanations name them."""
     rows: list[dict[str, str]] = []
+    times = Counter(name for spec in specs.values() for name in spec.columns or (spec.name,))
     for name, array in read_inputs(request).items():
         if array.ndim == 0 or (name in specs and specs[name].datatype == "BF16"):
             continue
@@ -75,10 +78,10 @@ def known_values(request: ModelInferRequest, specs: Mapping[str, InputSpec]) -> 
         for i, row in enumerate(flat.tolist()):
             while len(rows) <= i:
                 rows.append({})
-            if len(row) == 1:
-                rows[i][name] = _text(row[0])
-            elif len(row) == len(columns):
-                rows[i].update({column: _text(element) for column, element in zip(columns, row, strict=True)})
+            labels = columns if len(columns) == len(row) else (name,) * (len(row) == 1)
+            named = (label if times[label] < 2 else f"{name}.{label}" for label in labels)
+            if labels:
+                rows[i].update({label: _text(element) for label, element in zip(named, row, strict=True)})
     return rows
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -65,14 +66,23 @@ def pairs(words: Sequence[str]) -> dict[str, list[str]]:
 def arrays_of(given: Mapping[str, Sequence[str]], specs: Mapping[str, InputSpec]) -> dict[str, Array]:
     """The arrays of all inputs that are given, by the name of an input or of each of its columns.
 
-    Which inputs must be given is for the model to say. Raises Failure for a name that the model does not have.
+    Which inputs must be given is for the model to say. Raises Failure for a name that the model does not have, or that several
+    of its columns have.
     """
     column_of = {column: spec for spec in specs.values() for column in spec.columns if column not in specs}
+    times = Counter(column for spec in specs.values() for column in spec.columns)
     texts: dict[str, Sequence[str]] = {}
     by_column: dict[str, dict[str, Sequence[str]]] = {}
     for name, values in given.items():
         if name in specs:
             texts[name] = values
+        elif times[name] > 1:
+            having = [spec.name for spec in specs.values() if name in spec.columns]
+            raise Failure(
+                f"input {name!r}: {times[name]} columns have that name, of {' and of '.join(having)}",
+                hint=f"give the input whole: {having[0]}=…,…",
+                status=2,
+            )
         elif name in column_of:
             by_column.setdefault(column_of[name].name, {})[name] = values
         else:

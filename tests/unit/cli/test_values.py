@@ -91,6 +91,24 @@ def test_mistakes(given, said):
         arrays_of(given, {"lengths": LENGTHS, "amount": AMOUNT})
 
 
+@pytest.mark.parametrize(
+    ("specs", "said"),
+    [
+        (
+            [LENGTHS, InputSpec("widths", "FP32", (-1, 2), ("c", "d"))],
+            r"2 columns have that name, of lengths and of widths",
+        ),
+        ([InputSpec("x", "FP32", (-1, 3), ("c", "d", "c"))], r"2 columns have that name, of x"),
+    ],
+)
+def test_a_name_of_several_columns_is_refused(specs, said):
+    """It is not guessed which one is meant, nor are both filled."""
+    with pytest.raises(Failure, match=said) as failure:
+        arrays_of({"c": ["1"]}, {spec.name: spec for spec in specs})
+
+    assert f"give the input whole: {specs[0].name}=" in str(failure.value.hint)
+
+
 @pytest.mark.parametrize(("datatype", "text"), [("INT8", "128"), ("UINT8", "-1"), ("INT32", "1.5"), ("BOOL", "maybe")])
 def test_values_out_of_range(datatype, text):
     """A value that the datatype can't hold is refused, never wrapped round."""
