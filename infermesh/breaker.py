@@ -14,6 +14,7 @@ __all__ = ["ALL", "Breaker", "BreakerLimits", "Verdict", "judged"]
 
 OF_THE_INPUT = "MODEL_FAILED"  # the reason of a run that failed on one input: it says nothing about the next
 GARBAGE = "BACKEND_GARBAGE"  # an answer that is none
+UNWELL_S = 2.0  # between two looks at its health, at most: a look costs little, a trial is somebody's call
 SLOTS = 10  # of the window: what is older than a window goes by a tenth of it at a time
 STEP = 1.1  # of the usual time, with each answer: 25 answers follow a tenfold change, and one that is odd moves nothing
 
@@ -26,7 +27,7 @@ class BreakerLimits:
     success_ratio: float = 0.5  # of the window's calls; below it the breaker opens
     min_calls: int = 20  # in the window, before the ratio says anything
     window_s: float = 10.0
-    backoff_s: float = 0.5  # before the first look whether it is well again; doubles each time it is not
+    backoff_s: float = 0.5  # before the first look whether it is well again; doubles each time a trial fails
     max_backoff_s: float = 30.0
     patience_s: float = 0.1  # a call that had less time than this and ran out of it says nothing
 
@@ -35,7 +36,8 @@ class Breaker:
     """A circuit breaker with two signals: failures in a row, and the share of successes in a window.
 
     Closed, it counts. Open, it waits: `due` becomes true after the backoff (exponential, with jitter), and whoever keeps it asks
-    a real health check then, telling `half_open` or `still_broken`. Half-open, a call that is its trial decides. What calls
+    a real health check then, telling `half_open` or `still_broken`. Trials that fail make the backoff longer, looks do up to two
+    seconds. Half-open, a call that is its trial decides. What calls
     that were sent before it opened say later is not heard, nor trials of an earlier `period`: each tells the one that it began
     in. `changed` is told `opened`, `half_opened` and `closed`.
 
@@ -71,6 +73,7 @@ class Breaker:
         self._bad = 0
         self._past: list[tuple[int, int, int]] = []  # slot, good, bad; of the window
         self._openings = 0  # without a time of health in between
+        self._unwell = 0  # looks in a row that found it so
         self._closed_at = clock()
 
     @property
@@ -129,16 +132,20 @@ class Breaker:
             self._changed("half_opened")
 
     def still_broken(self) -> None:
-        """The health check was not passed."""
+        """The health check was not passed: the next look comes sooner than after a trial that failed, so that what was away for
+        long is not left alone for long when it is back."""
         if not self.is_closed:
             self.is_half_open = False
-            self._wait()
+            self._unwell += 1
+            self._wait(self._unwell, min(self.limits.max_backoff_s, max(self.limits.backoff_s, UNWELL_S)))
 
     def _open(self) -> None:
         if self.is_closed and self._clock() - self._closed_at > self.limits.max_backoff_s:
             self._openings = 0  # it was well for long: this is another matter
         self.is_closed = self.is_half_open = False
-        self._wait()
+        self._unwell = 0
+        self._wait(self._openings, self.limits.max_backoff_s)
+        self._openings += 1
         self._changed("opened")
 
     def _close(self) -> None:
@@ -148,9 +155,8 @@ class Breaker:
         self._closed_at = self._clock()
         self._changed("closed")
 
-    def _wait(self) -> None:
-        backoff_s = min(self.limits.max_backoff_s, self.limits.backoff_s * 2 ** min(self._openings, 30))
-        self._openings += 1
+    def _wait(self, doublings: int, longest_s: float) -> None:
+        backoff_s = min(longest_s, self.limits.backoff_s * 2 ** min(doublings, 30))
         self.retry_at = self._clock() + backoff_s * (0.5 + self._draw())
 
     def _turn(self, slot: int) -> None:

@@ -154,7 +154,8 @@ class BreakerConfig(Model):
     window: Duration = Field("10s", gt=0)  # type: ignore[assignment]
     """How far back the ratio looks."""
     backoff: Duration = Field("500ms", gt=0)  # type: ignore[assignment]
-    """How long it stays open before health is asked, and one call may try; doubles each time that is in vain."""
+    """How long it stays open before health is asked, and one call may try; doubles each time that such a call fails, and up
+    to 2 s while health says no."""
     max_backoff: Duration = Field("10s", gt=0)  # type: ignore[assignment]
     """The longest of these pauses, but for jitter of a half."""
     patience: Duration = "100ms"  # type: ignore[assignment]

@@ -111,16 +111,15 @@ def test_a_trial_closes_it_and_nothing_else_does(clock: Clock) -> None:
     assert changes == ["opened", "half_opened", "closed"]
 
 
-def test_each_failed_look_doubles_the_pause_up_to_its_bound(clock: Clock) -> None:
-    """Failed health checks and failed trials alike; after a time of health it begins anew."""
+def test_each_failed_trial_doubles_the_pause_up_to_its_bound(clock: Clock) -> None:
+    """After a time of health it begins anew."""
     breaker, _ = made(clock, failures=1, backoff_s=1.0, max_backoff_s=4.0)
     breaker.failure()
     pauses = [breaker.retry_at - clock.now]
-    for look in (breaker.still_broken, breaker.half_open, breaker.still_broken):
+    for _ in range(3):
         clock.now = breaker.retry_at
-        look()
-        if breaker.is_half_open:
-            breaker.failure(trial=breaker.period)
+        breaker.half_open()
+        breaker.failure(trial=breaker.period)
         pauses.append(breaker.retry_at - clock.now)
     assert pauses == [1.0, 2.0, 4.0, 4.0]
 
@@ -131,6 +130,33 @@ def test_each_failed_look_doubles_the_pause_up_to_its_bound(clock: Clock) -> Non
     breaker.failure()
 
     assert breaker.retry_at - clock.now == 1.0
+
+
+@pytest.mark.parametrize(
+    ("backoff_s", "max_backoff_s", "expected"),
+    [
+        (0.5, 30.0, [0.5, 1.0, 2.0, 2.0, 2.0]),
+        (4.0, 30.0, [4.0] * 5),
+        (0.125, 0.375, [0.125, 0.25, 0.375, 0.375, 0.375]),
+    ],
+)
+def test_failed_health_checks_come_again_soon(
+    clock: Clock, backoff_s: float, max_backoff_s: float, expected: list[float]
+) -> None:
+    """However long it was away, it is back within seconds; and they do not make the pause after a failed trial longer."""
+    breaker, _ = made(clock, failures=1, backoff_s=backoff_s, max_backoff_s=max_backoff_s)
+    breaker.failure()
+    pauses = [breaker.retry_at - clock.now]
+    for _ in range(4):
+        clock.now = breaker.retry_at
+        breaker.still_broken()
+        pauses.append(breaker.retry_at - clock.now)
+    assert pauses == expected
+
+    breaker.half_open()
+    breaker.failure(trial=breaker.period)
+
+    assert breaker.retry_at - clock.now == min(2 * backoff_s, max_backoff_s)
 
 
 @pytest.mark.parametrize("well", [True, False])
