@@ -134,6 +134,8 @@ class LimitsConfig(Model):
     """Explanations that are worked on at a time; others wait."""
     queue: int = Field(4096, ge=0)
     """Explanations that wait; more are refused with RESOURCE_EXHAUSTED."""
+    queue_bytes: Size = "256MiB"  # type: ignore[assignment]
+    """Requests of explanations that wait, together; more are refused likewise. One that is larger waits alone."""
 
 
 class DeadlineConfig(Model):

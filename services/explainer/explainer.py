@@ -58,7 +58,7 @@ class Explainer(InferenceService, ModelRepository):
         self._clock = clock
         self._explain = Explain(backend, backgrounds, config, observe=observe, graphs=graphs, clock=clock)
         self._turns = asyncio.Semaphore(config.limits.concurrent)
-        self._waiting = 0
+        self._waiting = self._waiting_bytes = 0
         self._known: set[str] = set()
         self._statistics = Statistics()
 
@@ -113,7 +113,7 @@ class Explainer(InferenceService, ModelRepository):
 
             queued = self._clock()
             async with (
-                self._turn(model),
+                self._turn(model, request.ByteSize()),
                 aclosing(self._explain(request, signature, arrays, parameters, call)) as found,
             ):
                 turn = self._clock()
@@ -179,24 +179,37 @@ class Explainer(InferenceService, ModelRepository):
         return signature
 
     @asynccontextmanager
-    async def _turn(self, model: str) -> AsyncIterator[None]:
+    async def _turn(self, model: str, size_bytes: int) -> AsyncIterator[None]:
         """Wait until fewer explanations are worked on than the bound; those that wait hold their request and no more."""
-        if self._turns.locked() and self._waiting >= self._config.limits.queue:
-            raise ResourceExhausted(
-                f"model {quoted(model)}: {self._waiting} explanations are waiting, which is the bound",
-                reason="QUEUE_FULL",
-                rejected=True,
-                retry_after_s=QUEUE_PUSHBACK_S,
-            )
+        if self._turns.locked():
+            self._check_room(model, size_bytes)
         self._waiting += 1
+        self._waiting_bytes += size_bytes
         try:
             await self._turns.acquire()
         finally:
             self._waiting -= 1
+            self._waiting_bytes -= size_bytes
         try:
             yield
         finally:
             self._turns.release()
+
+    def _check_room(self, model: str, size_bytes: int) -> None:
+        limits = self._config.limits
+        if self._waiting >= limits.queue:
+            what = f"{self._waiting} explanations are waiting, which is the bound"
+        elif self._waiting and self._waiting_bytes + size_bytes > limits.queue_bytes:
+            total = self._waiting_bytes + size_bytes
+            what = f"{total} bytes of requests would wait, and {limits.queue_bytes} may"
+        else:
+            return
+        raise ResourceExhausted(
+            f"model {quoted(model)}: {what}",
+            reason="QUEUE_FULL",
+            rejected=True,
+            retry_after_s=QUEUE_PUSHBACK_S,
+        )
 
     def __repr__(self) -> str:
         return f"Explainer({self.backend!r}, {len(self.backgrounds)} backgrounds)"

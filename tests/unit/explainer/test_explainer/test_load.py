@@ -42,6 +42,36 @@ async def test_explanations_past_the_bound_wait_and_past_the_queue_are_refused(
     assert [len(answer.outputs) for answer in answers] == [7] * 5
 
 
+async def test_the_bytes_that_wait_have_a_bound(lab: SimpleNamespace, model: Any) -> None:
+    """Of all together; a request that is larger by itself waits while nothing else does, and a caller who leaves makes room."""
+    request = lab.request_of(ROWS)
+    size = request.ByteSize()
+    limits = {"concurrent": 1, "queue_bytes": f"{2 * size}B"}
+    service = lab.explainer(model, {"x": np.zeros((1, 3))}, limits=limits)
+    model.hold = asyncio.Event()
+
+    async def begun(asked: Any) -> Any:
+        task = asyncio.create_task(service.infer(asked, Call()))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        return task
+
+    at_work, first, second = [await begun(request) for _ in range(3)]
+    said = f"{3 * size} bytes of requests would wait, and {2 * size} may"
+    with pytest.raises(ResourceExhausted, match=said) as refused:
+        await service.infer(request, Call())
+    for each in (first, second):
+        each.cancel()
+    await asyncio.gather(first, second, return_exceptions=True)
+    large = await begun(lab.request_of({name: np.tile(rows, (9, 1)) for name, rows in ROWS.items()}))
+    with pytest.raises(ResourceExhausted, match="bytes of requests would wait"):
+        await service.infer(request, Call())
+    model.hold.set()
+
+    assert refused.value.rejected and refused.value.retry_after_s
+    assert [len(answer.outputs) for answer in await asyncio.gather(at_work, large)] == [7, 7]
+
+
 async def test_a_caller_who_leaves_the_queue_leaves_nothing_behind(lab: SimpleNamespace, model: Any) -> None:
     """Neither a place in the queue nor a turn."""
     service = lab.explainer(model, {"x": np.zeros((1, 3))}, limits={"concurrent": 1, "queue": 1})
