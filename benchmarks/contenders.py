@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.pairs import Contender
 from benchmarks.payloads import Payload
-from benchmarks.processes import ROOT, free_port, process
+from benchmarks.processes import ROOT, Launch, free_port, process
 from infermesh.protocol.open_inference_pb2 import ModelInferResponse
 from infermesh.protocol.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from infermesh.tensors import DATATYPES
@@ -29,6 +29,7 @@ __all__ = [
     "WrongAnswer",
     "answer",
     "check_same",
+    "our_launch",
     "our_name",
     "ours",
     "serve",
@@ -98,6 +99,13 @@ def ours(payload: Payload, root: Path, engine: str = "grpcio") -> Iterator[Conte
 
     One thread for ONNX Runtime, as its peers have.
     """
+    launch = our_launch(payload, root, engine)
+    with launch.started() as pid:
+        yield Contender(our_name(engine), (pid,), f"127.0.0.1:{launch.port}")
+
+
+def our_launch(payload: Payload, root: Path, engine: str = "grpcio") -> Launch:
+    """How it is started."""
     port = free_port()
     environment = {
         "SERVER__ENGINE": engine,
@@ -111,8 +119,7 @@ def ours(payload: Payload, root: Path, engine: str = "grpcio") -> Iterator[Conte
     }
     prefixed = {f"INFERMESH_PREDICTOR__{name}": value for name, value in environment.items()}
     command = ["-m", "services.predictor", "--config", str(ROOT / "samples" / "config" / "predictor.yaml")]
-    with process(command, port, prefixed) as pid:
-        yield Contender(our_name(engine), (pid,), f"127.0.0.1:{port}")
+    return Launch(command, port, prefixed)
 
 
 @contextlib.contextmanager

@@ -74,7 +74,7 @@ def measure(
         folder = Path(name)
         (folder / "request.bin").write_bytes(request.SerializeToString())
         (folder / "response.bin").write_bytes(response.SerializeToString())
-        backend = _backend(folder, servers)
+        backend = lean_backend(folder, servers)
         ours = {way: servers.enter_context(gateway(folder / f"gateway-{way}", backend, way=way)) for way in ways}
         floor = servers.enter_context(bare(backend))
         contenders = [*(each for each, _ in ours.values()), floor]
@@ -89,7 +89,7 @@ def measure(
             failed.append(f"Envoy is NOT measured: {error}")
             print(failed[-1], flush=True)
         if mirrored:
-            candidate = _backend(folder, servers)
+            candidate = lean_backend(folder, servers)
             mirroring, its_metrics = servers.enter_context(
                 gateway(folder / "mirroring", backend, mirrored=mirrored, candidate_port=candidate, compared=compared)
             )
@@ -141,7 +141,7 @@ def _begun(mirroring: Contender, request: ModelInferRequest, response: ModelInfe
     return costs(mirroring)
 
 
-def _backend(folder: Path, servers: contextlib.ExitStack) -> int:
+def lean_backend(folder: Path, servers: contextlib.ExitStack) -> int:
     """A backend's port. It shares the load's core, so that every contender has core 0 to itself."""
     port = free_port()
     arguments = ["-m", "benchmarks.lean_backend", str(folder / "response.bin"), str(port)]

@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.contenders import WAYS, WrongAnswer, check_same
 from benchmarks.pairs import Contender
-from benchmarks.processes import ROOT, free_port, process
+from benchmarks.processes import ROOT, Launch, free_port, process
 from infermesh.protocol.open_inference_pb2 import ModelInferRequest, ModelInferResponse
 from infermesh.protocol.open_inference_pb2_grpc import GRPCInferenceServiceStub
 
@@ -35,6 +35,7 @@ __all__ = [
     "envoy_did",
     "gateway",
     "gateway_did",
+    "gateway_launch",
     "our_name",
     "sampled",
 ]
@@ -102,9 +103,31 @@ def gateway(
     `mirrored` is the share of calls that a candidate sees too; `compared`: both answers go to the comparing process, which is of
     the contender's process tree. `settings` are further ones, by the names of their environment variables.
     """
+    http_port = free_port()
+    own = {"SERVER__HTTP_PORT": str(http_port), **(settings or {})}
+    if mirrored:
+        own["BACKENDS__CANDIDATE__TARGET"] = f"127.0.0.1:{candidate_port}"
+    if compared:
+        own["COMPARE__ENABLED"] = "true"
+    launch = gateway_launch(folder, backend_port, mirrored=mirrored, way=way, settings=own)
+    title = f"gateway, {mirrored * 100:g} % mirrored" if mirrored else our_name(way)
+    title += " and compared" if compared else ""
+    with launch.started() as pid:
+        yield Contender(title, (pid,), f"127.0.0.1:{launch.port}", KEY), http_port
+
+
+def gateway_launch(
+    folder: Path,
+    backend_port: int,
+    *,
+    mirrored: float = 0,
+    way: str = "grpcio",
+    settings: Mapping[str, str] | None = None,
+) -> Launch:
+    """How our gateway is started; its files are in the folder, which is made."""
     folder.mkdir()
     engine, via = WAYS[way]
-    port, http_port = free_port(), free_port()
+    port = free_port()
     (folder / "routes.yaml").write_text(_ROUTES.rstrip() + (_SHADOWS % mirrored if mirrored else "\n"))
     digest = hashlib.sha256(KEY.encode()).hexdigest()
     (folder / "keys.yaml").write_text(f"keys: [{{sha256: {digest}, caller: load, scopes: [infer]}}]\n")
@@ -113,7 +136,6 @@ def gateway(
         "BACKENDS__PREDICTOR__VIA": via,
         "SERVER__HOST": "127.0.0.1",
         "SERVER__GRPC_PORT": str(port),
-        "SERVER__HTTP_PORT": str(http_port),
         "SERVER__DRAIN": "0s",
         "ROUTES": str(folder / "routes.yaml"),
         "AUTH__KEYS": str(folder / "keys.yaml"),
@@ -121,15 +143,8 @@ def gateway(
         "RATE_LIMIT__BURST": str(RATE),
         "BACKENDS__PREDICTOR__TARGET": f"127.0.0.1:{backend_port}",
     }
-    if mirrored:
-        own["BACKENDS__CANDIDATE__TARGET"] = f"127.0.0.1:{candidate_port}"
-    if compared:
-        own["COMPARE__ENABLED"] = "true"
     prefixed = {f"INFERMESH_GATEWAY__{name}": value for name, value in {**own, **(settings or {})}.items()}
-    title = f"gateway, {mirrored * 100:g} % mirrored" if mirrored else our_name(way)
-    title += " and compared" if compared else ""
-    with process(["-m", "services.gateway"], port, prefixed) as pid:
-        yield Contender(title, (pid,), f"127.0.0.1:{port}", KEY), http_port
+    return Launch(["-m", "services.gateway"], port, prefixed)
 
 
 @contextlib.contextmanager

@@ -11,10 +11,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-__all__ = ["LOAD_CORE", "ROOT", "SERVER_CORE", "cpu_s", "free_port", "machine", "process", "rss_bytes"]
+__all__ = ["LOAD_CORE", "ROOT", "SERVER_CORE", "Launch", "cpu_s", "free_port", "machine", "process", "rss_bytes"]
 
 ROOT = Path(__file__).resolve().parents[1]
 SERVER_CORE, LOAD_CORE = "0", "1"
@@ -25,6 +26,21 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 # Fields of /proc/<pid>/stat after the name in brackets, which may hold blanks itself: proc_pid_stat(5), less three.
 _PARENT, _USER, _CHILDREN_SYSTEM, _RSS = 1, 11, 14, 21
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How one of our services is started: Python's arguments, the port that answers then, and the settings."""
+
+    arguments: list[str]
+    port: int
+    environment: dict[str, str]
+
+    @contextlib.contextmanager
+    def started(self) -> Iterator[int]:
+        """As `process`."""
+        with process(self.arguments, self.port, self.environment) as pid:
+            yield pid
 
 
 def free_port() -> int:

@@ -15,12 +15,12 @@ from benchmarks.contenders import WAYS, WrongAnswer, check_same
 from benchmarks.echo_backend import ECHO
 from benchmarks.feature_rows import LOOKED_UP, feature_file, request_for, values_of
 from benchmarks.pairs import Contender
-from benchmarks.processes import LOAD_CORE, ROOT, free_port, process
+from benchmarks.processes import LOAD_CORE, ROOT, Launch, free_port, process
 from infermesh.protocol.open_inference_pb2 import ModelInferRequest, ModelInferResponse
 from infermesh.protocol.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from infermesh.tensors import add_outputs, read_inputs
 
-__all__ = ["PEERS", "awaited", "backend", "bare", "check", "transformer"]
+__all__ = ["PEERS", "awaited", "backend", "bare", "check", "transformer", "transformer_launch"]
 
 PEERS = {
     "texts": "bare transformer, HMGET of texts",
@@ -43,6 +43,13 @@ def backend(file: Path, response: ModelInferResponse) -> Iterator[int]:
 @contextlib.contextmanager
 def transformer(folder: Path, url: str, backend_port: int, *, way: str = "grpcio") -> Iterator[Contender]:
     """Ours, with the settings that `infermesh up` gives it: the samples' own, but for the features and the addresses."""
+    launch = transformer_launch(folder, url, backend_port, way=way)
+    with launch.started() as pid:
+        yield Contender("infermesh transformer", (pid,), f"127.0.0.1:{launch.port}")
+
+
+def transformer_launch(folder: Path, url: str, backend_port: int, *, way: str = "grpcio") -> Launch:
+    """How it is started; its files are in the folder, which is made."""
     folder.mkdir()
     engine, via = WAYS[way]
     shutil.copy(ROOT / "samples" / "config" / "transformer.yaml", folder)
@@ -59,9 +66,7 @@ def transformer(folder: Path, url: str, backend_port: int, *, way: str = "grpcio
         **{f"BACKENDS__{n}__TARGET": f"127.0.0.1:{backend_port}" for n in ("PREDICTOR", "EXPLAINER", "CANDIDATE")},
     }
     prefixed = {f"INFERMESH_TRANSFORMER__{name}": value for name, value in environment.items()}
-    command = ["-m", "services.transformer", "--config", str(folder / "transformer.yaml")]
-    with process(command, port, prefixed) as pid:
-        yield Contender("infermesh transformer", (pid,), f"127.0.0.1:{port}")
+    return Launch(["-m", "services.transformer", "--config", str(folder / "transformer.yaml")], port, prefixed)
 
 
 @contextlib.contextmanager

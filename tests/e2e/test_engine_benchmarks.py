@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -75,6 +76,21 @@ def test_the_chain_says_what_the_model_says(tmp_path: Path) -> None:
 
     with pytest.raises(WrongAnswer, match="probabilities differs"):
         check_same("another card", wrong, right)
+
+
+@pytest.mark.parametrize(
+    "services", [["gateway"], pytest.param(["gateway", "transformer", "predictor"], marks=pytest.mark.long)]
+)
+def test_services_are_measured_by_themselves(services: list[str]) -> None:
+    """Each is built and answers every call; the functions with most time are told."""
+    command = [sys.executable, "-m", "benchmarks.in_process", *services, "--rounds=1", "--profile=3"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+    assert done.returncode == 0, done.stderr
+    figures = re.findall(r"^(\w+): ([\d.]+) µs a call", done.stdout, re.MULTILINE)
+    assert [name for name, _ in figures] == services
+    assert all(float(figure) > 0 for _, figure in figures)
+    assert done.stdout.count("tottime") == len(services)
 
 
 @pytest.mark.long
