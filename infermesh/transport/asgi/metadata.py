@@ -33,13 +33,20 @@ _DROPPED = (
     b"host content-type te grpc-timeout grpc-encoding grpc-accept-encoding grpc-message-type content-length "
     b"x-forwarded-client-cert x-forwarded-proto"
 ).split()
-_names: dict[bytes, str] = dict.fromkeys(_DROPPED, "")  # "": dropped; names that end in -bin are never here
+_names: dict[bytes, str] = dict.fromkeys(_DROPPED, "")  # "": dropped; names that end in -bin are never here, nor there
 _written: dict[str, bytes] = {}
 
 
 def encoded_metadata(metadata: Metadata) -> list[tuple[bytes, bytes]]:
     """Metadata as headers. Raises ValueError for what HTTP/2 can't carry: a host would lose the whole status with it."""
-    return [(_encoded_name(name), _encoded_value(name, value)) for name, value in metadata]
+    pairs = []
+    for name, value in metadata:
+        known = _written.get(name)
+        if known is not None and type(value) is str and value.isascii() and value.isprintable():
+            pairs.append((known, value.encode()))  # as nearly all are
+        else:
+            pairs.append((_encoded_name(name), _encoded_value(name, value)))
+    return pairs
 
 
 def decoded_metadata(headers: Headers) -> list[tuple[str, str | bytes]]:
@@ -85,15 +92,11 @@ def _padded(value: bytes) -> bytes:
 
 
 def _encoded_name(name: str) -> bytes:
-    known = _written.get(name)
-    if known is None:
-        if not isinstance(name, str) or not _NAME.fullmatch(name) or name in _OURS:
-            raise ValueError(
-                f"metadata name: expected lower-case letters, digits and _ . - and none of ours, got {name!r}"
-            )
-        known = name.encode()
-        if len(_written) < MAX_KNOWN:
-            _written[name] = known
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or name in _OURS:
+        raise ValueError(f"metadata name: expected lower-case letters, digits and _ . - and none of ours, got {name!r}")
+    known = name.encode()
+    if len(_written) < MAX_KNOWN and not name.endswith("-bin"):
+        _written[name] = known
     return known
 
 
