@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -175,3 +177,13 @@ def _configured(compose: dict[str, Any], configured: Callable[..., ServiceConfig
     files = {file.name: file.read_text(encoding="utf-8") for file in (Path(__file__).parents[2] / mounted).iterdir()}
     environment = {key: re.sub(r"\$\{\w+:-(.*?)\}", r"\1", value) for key, value in each.get("environment", {}).items()}
     return configured(program, files, environment)
+
+
+def test_the_tests_of_the_containers_can_be_run(root: Path) -> None:
+    """They need a container engine, so that nothing else collects them: on each engine, once."""
+    command = [sys.executable, "-m", "pytest", "--collect-only", "--quiet", "tests/e2e/test_compose.py"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "test_the_gateway_s_image_is_small[envoy]" in done.stdout
+    assert "test_the_gateway_s_image_is_small\n" in done.stdout

@@ -34,6 +34,9 @@ ON_EVERY_ENGINE = frozenset(
     }
 )
 
+# What is asked for by name, and then runs on both; the default last, since its images stay.
+ON_BOTH = frozenset({"test_compose"})
+
 # What there is on engine envoy alone.
 ON_ENVOY = frozenset({"test_engine_processes"})
 
@@ -60,6 +63,8 @@ def engines_of(module: str, test: str) -> list[tuple[str, bool]]:
     """The engines that a test runs on, and whether it is short there; one that is marked long is long on all."""
     if module in ON_ENVOY:
         return [("envoy", True)]
+    if module in ON_BOTH:
+        return [("envoy", True), ("grpcio", True)]
     if module in ON_EVERY_ENGINE:
         return [("grpcio", True), ("envoy", test in SHORT_ON_ENVOY.get(module, ()))]
     return [("grpcio", True)]

@@ -84,12 +84,6 @@ def port() -> int:
     return free_port()
 
 
-@pytest.fixture(scope="module", params=["envoy", "grpcio"])  # the default last: the images stay
-def engine(request: pytest.FixtureRequest) -> str:
-    """What carries the calls of all four services."""
-    return str(request.param)
-
-
 @pytest.fixture(scope="module")
 def compose(port: int, engine: str) -> Iterator[Compose]:
     """The project, up: its images built, its services healthy; gone afterwards with its volumes."""
