@@ -32,6 +32,7 @@ OIP = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 HEALTH = health.SERVICE_NAME
 REFLECTION = reflection.SERVICE_NAME
 LIVE = "live"
+LEAST_WAITING = 4096  # calls that grpc keeps until Python asks for them
 LONGEST_CALL_S = 3600  # on a connection past its age: who takes an answer that slowly, or never, has had its time
 
 _log = logging.getLogger(__name__)
@@ -325,10 +326,15 @@ def _until(
 
 
 def _options(config: ServerConfig) -> list[tuple[str, Any]]:
+    waiting = max(LEAST_WAITING, config.max_in_flight)
     options: list[tuple[str, Any]] = [
         ("grpc.so_reuseport", 0),  # a second process on the port is a mistake that must be seen
         ("grpc.max_send_message_length", config.max_message),
         ("grpc.max_receive_message_length", config.max_message),
+        # Calls that Python has not seen yet, while its loop is busy. By itself grpc ends them with CANCELLED, more and more of
+        # them from 1,000 on, whoever made them; a status that says what is the matter is the servicer's to give.
+        ("grpc.server.max_pending_requests", waiting),
+        ("grpc.server.max_pending_requests_hard_limit", waiting),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),  # the mesh's own channels ping every 30 s
         ("grpc.http2.max_ping_strikes", 0),
         ("grpc.keepalive_time_ms", 60_000),  # finds a caller that vanished without a word, whose streams would stay

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections import Counter, deque
 from collections.abc import Sequence
 
 import hpack
@@ -55,6 +56,7 @@ class RawCaller:
         host, _, port = address.rpartition(":")
         self._socket = socket.create_connection((host, int(port)), timeout=20)
         self._buffer = b""
+        self._kept: deque[Frame] = deque()
         self._next = 1
         settings = struct.pack(">HIHI", NO_TABLE, 0, WINDOW, window)
         self._socket.sendall(PREFACE + frame(SETTINGS, 0, 0, settings) + frame(SETTINGS, ACK, 0))
@@ -125,19 +127,43 @@ class RawCaller:
                 self._socket.sendall(frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", len(content))))
         return ended
 
+    def statuses(self, count: int) -> Counter[int]:
+        """How so many calls have ended, by gRPC's status or minus the code of the reset; fewer where the connection has."""
+        found: dict[int, int] = {}
+        while len(found) < count and (got := self.read()) is not None:
+            kind, flags, of, content = got
+            if kind == RST_STREAM:
+                found.setdefault(of, -int.from_bytes(content, "big"))
+            elif kind == HEADERS and flags & END_STREAM:
+                found.setdefault(of, int(_headers(content)["grpc-status"]))
+            elif kind == DATA and content:
+                self._socket.sendall(frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", len(content))))
+        return Counter(found.values())
+
+    def settle(self) -> None:
+        """Return when the other side has read what was sent to it: it answers pings in their turn. What comes is kept."""
+        self._socket.sendall(frame(PING, 0, 0, bytes(8)))
+        while (got := self._any()) is not None and not (got[0] == PING and got[1] & ACK):
+            self._kept.append(got)
+
     def read(self) -> Frame | None:
         """The next frame that is about a call, or the last word about the connection; None at its end."""
-        while True:
-            try:
-                head = self._take(FRAME_HEAD)
-                kind, flags, stream = struct.unpack(">BBI", head[3:])
-                content = self._take(int.from_bytes(head[:3], "big"))
-            except (EOFError, ConnectionError):
-                return None
-            if kind == PING and not flags & ACK:
-                self._socket.sendall(frame(PING, ACK, 0, content))
-            elif kind not in (PING, SETTINGS, WINDOW_UPDATE, GOAWAY):
-                return kind, flags, stream, content
+        while (got := self._kept.popleft() if self._kept else self._any()) is not None:
+            if got[0] not in (PING, SETTINGS, WINDOW_UPDATE, GOAWAY):
+                return got
+        return None
+
+    def _any(self) -> Frame | None:
+        """The next frame, whatever it is about."""
+        try:
+            head = self._take(FRAME_HEAD)
+            kind, flags, stream = struct.unpack(">BBI", head[3:])
+            content = self._take(int.from_bytes(head[:3], "big"))
+        except (EOFError, ConnectionError):
+            return None
+        if kind == PING and not flags & ACK:
+            self._socket.sendall(frame(PING, ACK, 0, content))
+        return kind, flags, stream, content
 
     def close(self) -> None:
         self._socket.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 REQUEST = pb.ModelInferRequest(model_name="m", id="7")
 ASKED = REQUEST.SerializeToString()
 PLACES = 64
+WAITING = 2000
 MIB = 1 << 20
 RESOURCE_EXHAUSTED, INTERNAL, UNAUTHENTICATED = 8, 13, 16
 
@@ -120,6 +122,20 @@ async def test_calls_that_are_taken_back_at_once_leave_nothing(running: Running)
     await running.good()
 
     await until(lambda: running.backend.cancelled == len(running.backend.calls) - 1 >= len(waiting))
+
+
+async def test_no_call_is_dropped_while_the_loop_is_busy() -> None:
+    """By itself grpc's core lets a thousand wait that Python has not seen, and ends others at random: CANCELLED, to anybody."""
+    with ExitStack() as callers:
+        async with serving(Backend()) as address:
+            one, other = (callers.enter_context(RawCaller(address)) for _ in range(2))
+            for caller in (one, other):
+                for _ in range(WAITING):
+                    caller.call(ASKED)
+                caller.settle()  # the loop is ours until here
+            ended = [await asyncio.to_thread(caller.statuses, WAITING) for caller in (one, other)]
+
+    assert ended == [{0: WAITING}] * 2
 
 
 @pytest.mark.parametrize("size", [20_000, MIB])
