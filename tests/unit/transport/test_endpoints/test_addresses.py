@@ -43,9 +43,10 @@ async def test_of_two_that_are_drawn_the_less_busy_is_taken(serve: Any, scripted
         while watched.now != (2, 0, 0) or not one.service.calls:
             waiting.append(asyncio.ensure_future(ask(backend, 20)))
             await asyncio.sleep(0.005)
-    slow_one = backend._endpoints._all[one.target]
+    slow_one, quick_one = (backend._endpoints._all[each.target] for each in (one, other))
     async with asyncio.timeout(5):
-        while len(one.service.calls) < slow_one.in_flight:  # some are still on the way
+        # Some are still on the way, or not answered yet: then the slow one is not the busier.
+        while len(one.service.calls) < slow_one.in_flight or quick_one.in_flight:
             await asyncio.sleep(0.005)
     before = len(one.service.calls)
 
